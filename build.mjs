@@ -82,6 +82,8 @@ async function bundleServer() {
     define: { "import.meta.main": "true" },
     target: "node24",
     minify: false,
+    // CommonJS has no import.meta; what is bundled here is always the program.
+    define: { "import.meta.main": "true" },
     outfile: path("dist/server.cjs"),
     banner: {
       js: `if(+process.versions.node.split(".")[0]<24){console.error("Watch Party needs Node.js 24 or newer; this is "+process.versions.node+".");process.exit(1)}`,

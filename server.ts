@@ -229,7 +229,7 @@ const ROUTES: readonly Route[] = [
 /** A chat's id: 16 characters of base64url, behind a node's name of up to 16 and a dash. */
 const CHAT_ID = /^[A-Za-z0-9_-]{16,33}$/;
 
-/** Route by method, for each shape of path: "/create" as it is, "*" for "/:chat_id", "*​/members/*" and so on. */
+/** Route by method, for each shape of path: "/create" as it is, "*" in the place of each id. */
 const ENDPOINTS = new Map<string, Map<string, Route>>();
 for (const route of ROUTES) {
   const shape = route.path.replace("/:chat_id", "*").replace(":member_id", "*");
@@ -571,7 +571,7 @@ function forwarded(call: Call, options: AppOptions, name: "for" | "proto" | "hos
 function isHost(host: string): boolean {
   const [, port = "0"] = /^(?:[a-z0-9](?:[a-z0-9._-]{0,252})|\[[0-9a-f:.]{2,45}\])(?::([0-9]{1,5}))?$/i.exec(
     host,
-  ) ?? [, "x"];
+  ) ?? ["", "none"];
   return Number(port) <= 65_535 && (!host.startsWith("[") || isIPv6(host.slice(1, host.indexOf("]"))));
 }
 
@@ -1545,7 +1545,7 @@ function refuseConnection(error: NodeJS.ErrnoException, socket: Duplex): void {
   }
   const { status, headers, body } = new ApiError(PARSER_ERRORS[error.code ?? ""] ?? "bad_request").reply;
   const lines = Object.entries({ ...headers, ...CLOSE }).map(([name, value]) => `${name}: ${value}\r\n`);
-  socket.end(`HTTP/1.1 ${status} ${http.STATUS_CODES[status]}\r\n${lines.join("")}\r\n${body}`);
+  socket.end(`HTTP/1.1 ${status} ${http.STATUS_CODES[status]}\r\n${lines.join("")}\r\n${String(body)}`);
   // Its peer may never close its own side.
   setTimeout(() => socket.destroy(), LINGER.ms).unref();
 }
@@ -1828,7 +1828,7 @@ async function runServer(settings: Settings): Promise<void> {
   });
   const port = await listen(app.server, settings);
   print(banner(settings, port, addresses));
-  setInterval(app.sweep, 250);
+  setInterval(() => app.sweep(), 250);
   // A laptop changes its network; links made afterwards must lead to its new address.
   setInterval(() => void findLanAddresses().then((found) => (addresses = found)), 10 * SECOND);
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"] as const) {
@@ -1955,7 +1955,7 @@ export function rankAddresses(
     if (address === defaultRoute) return 0;
     return VIRTUAL_INTERFACE.test(name) ? 2 : 1;
   };
-  return found.sort((a, b) => rank(a) - rank(b));
+  return found.toSorted((a, b) => rank(a) - rank(b));
 }
 
 /** What is printed at start: where to open it, for people, phones and scripts. */
