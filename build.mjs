@@ -30,7 +30,7 @@ else await buildAll();
 
 async function buildAll() {
   mkdirSync(path("dist/"), { recursive: true });
-  const assets = { version, ...(await buildPage()), openapi: buildOpenapi() };
+  const assets = { version, ...(await buildPage()), openapi: buildOpenapi(), help: read("docs/help.txt"), usage: read("docs/usage.txt") };
   writeFileSync(path("dist/assets.json"), JSON.stringify(assets));
   await bundleServer();
 }
@@ -79,7 +79,6 @@ async function bundleServer() {
   await build({
     ...options("server.ts", "cjs"),
     platform: "node",
-    define: { "import.meta.main": "true" },
     target: "node24",
     minify: false,
     // CommonJS has no import.meta; what is bundled here is always the program.

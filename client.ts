@@ -38,6 +38,7 @@ const NAME_GRAPHEMES = 24;
 const KEY_LIFE_MS = 9.5 * 60_000;
 /** A group is one author within five minutes. */
 const GROUP_MS = 5 * 60_000;
+const SESSION_MS = 6 * 60 * 60_000;
 const COUNTDOWN_MS = 15 * 60_000;
 /** The server holds a poll for 25 s; what has not come by 35 s is a dead connection. */
 const POLL_SECONDS = 25;
@@ -155,7 +156,7 @@ export type StateEvent =
   | { type: "sent again"; key: string; newKey: string; now: number }
   | { type: "discarded"; key: string }
   | { type: "invitation made"; invite: InviteReply; status: string }
-  | { type: "invitation failed"; why: string }
+  | { type: "invitation said"; status: string }
   | { type: "invitation closed" }
   | { type: "seen"; below: boolean };
 
@@ -231,8 +232,8 @@ function updateLive(live: Live, event: LiveEvent): Live {
       return { ...live, outbox: live.outbox.filter((one) => one.key !== event.key) };
     case "invitation made":
       return { ...live, invite: event.invite, inviteStatus: event.status };
-    case "invitation failed":
-      return { ...live, inviteStatus: event.why };
+    case "invitation said":
+      return { ...live, inviteStatus: event.status };
     case "invitation closed":
       return live.inviting ? { ...live, inviting: false } : live;
     case "seen":
@@ -408,47 +409,64 @@ function sentAgain(live: Live, key: string, newKey: string, now: number): Live {
 // Words: what a person reads, from what the state holds. Pure as well.
 
 /** One item of the log, as it is drawn. */
-export type Row =
-  | { kind: "gap"; key: string }
-  | { kind: "line"; key: string; name: string; verb: string }
-  | {
-      kind: "message";
-      key: string;
-      name: string;
-      own: boolean;
-      hue: number;
-      /** The first of its group, whose name and time are to be seen. */
-      first: boolean;
-      text: string;
-      at: string;
-      status: "" | "sending" | "failed" | "stale";
-      why: string;
-    };
+export type Row = GapRow | LineRow | MessageRow;
+
+interface GapRow {
+  kind: "gap";
+  key: string;
+}
+
+interface LineRow {
+  kind: "line";
+  key: string;
+  name: string;
+  verb: SystemLine["verb"];
+}
+
+export interface MessageRow {
+  kind: "message";
+  key: string;
+  /** The server's id; Infinity for what it has not confirmed. */
+  id: number;
+  author: string;
+  name: string;
+  own: boolean;
+  hue: number;
+  /** The first of its group, whose name and time are to be seen. */
+  first: boolean;
+  text: string;
+  at: string;
+  status: "" | "sending" | "failed" | "stale";
+  why: string;
+}
 
 /** The log: never more than 30 messages, those on their way among them. `now` in ms since 1970. */
 export function logRows(live: Live, now: number): Row[] {
-  const shown = live.messages.slice(-Math.max(1, KEPT_MESSAGES - live.outbox.length));
-  const messages = live.outbox.length < KEPT_MESSAGES ? shown : [];
+  const confirmed = live.messages.map((message) => messageRow(live, message));
+  const unconfirmed = live.outbox.map((one) => outgoingRow(live, one, now));
+  const shown = [...confirmed, ...unconfirmed].slice(-KEPT_MESSAGES);
   const rows: Row[] = [];
-  let lines = live.lines.filter((one) => one.after >= (messages[0]?.id ?? 0) || messages.length < KEPT_MESSAGES);
-  for (const message of messages) {
+  let lines = live.lines;
+  for (const message of shown) {
     rows.push(...lines.filter((one) => one.after < message.id).map(lineRow));
     lines = lines.filter((one) => one.after >= message.id);
     if (message.id === live.gapBefore) rows.push({ kind: "gap", key: "gap" });
-    rows.push(messageRow(live, message));
+    rows.push(message);
   }
-  rows.push(...lines.map(lineRow), ...live.outbox.map((one) => outgoingRow(live, one, now)));
+  rows.push(...lines.map(lineRow));
   return markGroups(rows);
 }
 
-function lineRow({ key, name, verb }: SystemLine): Row {
+function lineRow({ key, name, verb }: SystemLine): LineRow {
   return { kind: "line", key, name, verb };
 }
 
-function messageRow(live: Live, message: LogMessage): Row {
+function messageRow(live: Live, message: LogMessage): MessageRow {
   return {
     kind: "message",
     key: message.key ?? `message ${message.id}`,
+    id: message.id,
+    author: message.member_id,
     name: message.username,
     own: message.member_id === live.session.member_id,
     hue: live.hues[message.member_id] ?? naturalHue(message.member_id),
@@ -460,21 +478,966 @@ function messageRow(live: Live, message: LogMessage): Row {
   };
 }
 
-function outgoingRow(live: Live, one: Outgoing, now: number): Row {
-  const status = one.state === "waiting" ? "sending" : isStale(one, now) ? "stale" : "failed";
-  const message = { id: 0, member_id: live.session.member_id, username: "", text: one.text };
+function outgoingRow(live: Live, one: Outgoing, now: number): MessageRow {
+  const { member_id, username } = live.session;
   const sent_at = new Date(one.at).toISOString();
-  return { ...messageRow(live, { ...message, sent_at, key: one.key }), status, why: one.why } as Row;
+  const row = messageRow(live, { id: Infinity, member_id, username, text: one.text, sent_at, key: one.key });
+  const status = one.state === "waiting" ? "sending" : isStale(one, now) ? "stale" : "failed";
+  return { ...row, status, why: one.why };
 }
 
 /** A group is one author within five minutes of the group's first message, with nothing in between. */
 function markGroups(rows: readonly Row[]): Row[] {
   let head: Row | undefined;
   return rows.map((row) => {
-    if (row.kind !== "message" || head?.kind !== "message" || !isSameGroup(head, row)) {
-      head = row;
-      return row;
+    if (row.kind === "message" && head?.kind === "message" && head.author === row.author) {
+      if (Date.parse(row.at) - Date.parse(head.at) < GROUP_MS) return { ...row, first: false };
     }
-    return { ...row, first: false };
+    head = row;
+    return row;
   });
+}
+
+/**
+ * A chat's name: its other members ("Jonas, Ana +2"); alone, "New chat, 14:05" by when this seat was taken,
+ * six hours before `expiresAt` (ms since 1970).
+ */
+export function chatTitle(members: readonly MemberView[], expiresAt: number): string {
+  const names = members.filter((member) => !member.you).map((member) => isolate(member.username));
+  if (names.length === 0) return `New chat, ${clockTime(new Date(expiresAt - SESSION_MS))}`;
+  const more = names.length > 2 ? ` +${names.length - 2}` : "";
+  return names.slice(0, 2).join(", ") + more;
+}
+
+/** A right-to-left name would turn the "+2" behind it around; isolating characters keep it to itself. */
+export function isolate(name: string): string {
+  return /[\u0590-\u08ff\ufb1d-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u.test(name) ? `\u2068${name}\u2069` : name;
+}
+
+/** "Ana, Jonas and Mia" */
+function listNames(names: readonly string[]): string {
+  return new Intl.ListFormat("en").format(names.map(isolate));
+}
+
+function clockTime(date: Date): string {
+  return new Intl.DateTimeFormat(undefined, { timeStyle: "short" }).format(date);
+}
+
+/** What is left of `ms` milliseconds, in words: "5 h 12 min". */
+export function timeLeft(ms: number): string {
+  const minutes = Math.floor(ms / 60_000);
+  if (minutes < 1) return "less than a minute";
+  return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+/** The visible characters of a text, as a person counts them. */
+function graphemes(text: string): string[] {
+  return Array.from(new Intl.Segmenter().segment(text), ({ segment }) => segment);
+}
+
+/** The one character that stands for a name. */
+export function initial(name: string): string {
+  return (graphemes(name)[0] ?? "").toLocaleUpperCase();
+}
+
+/** What the counter says: "" while there is room, else "40 left", "3 too many"; and whether it is too long. */
+export function lengthNote(text: string): { note: string; over: boolean } {
+  // Short texts are not counted at all: it would be work at every key.
+  if (text.length < TEXT_GRAPHEMES - 100) return { note: "", over: false };
+  const left = TEXT_GRAPHEMES - graphemes(text.trim()).length;
+  const bytesLeft = TEXT_BYTES - new TextEncoder().encode(text.trim()).length;
+  if (left < 0) return { note: `${-left} too many`, over: true };
+  if (bytesLeft < 0) return { note: `${-bytesLeft} bytes too many`, over: true };
+  return { note: left <= 100 ? `${left} left` : "", over: false };
+}
+
+/** Why this can be nobody's name, in a sentence; "" if it can. The server looks more closely. */
+export function nameError(name: string): string {
+  const length = graphemes(name.trim()).length;
+  if (length === 0) return "Please enter a name, so that the others know who is writing.";
+  return length > NAME_GRAPHEMES ? `Please shorten the name: ${NAME_GRAPHEMES} characters at most.` : "";
+}
+
+/** One to three emoji and nothing else, to be shown large. */
+export function isEmojiOnly(text: string): boolean {
+  return text.length < 100 && /^(?:\p{RGI_Emoji}\s*){1,3}$/v.test(text);
+}
+
+/**
+ * A text cut into plain parts and links. Only http and https become links, without the punctuation behind
+ * them, and never with invisible direction marks, which could make an address look like another.
+ */
+export function splitLinks(text: string): { text: string; href?: string }[] {
+  const parts: { text: string; href?: string }[] = [];
+  let end = 0;
+  for (const match of text.matchAll(/\bhttps?:\/\/[^\s<>"\u200b-\u200f\u2028-\u202e\u2066-\u2069]+/giu)) {
+    const address = withoutTail(match[0]);
+    if (!URL.canParse(address)) continue;
+    if (match.index > end) parts.push({ text: text.slice(end, match.index) });
+    parts.push({ text: address, href: new URL(address).href });
+    end = match.index + address.length;
+  }
+  if (end < text.length) parts.push({ text: text.slice(end) });
+  return parts;
+}
+
+/** Punctuation behind an address belongs to the sentence; a bracket does unless it was opened within. */
+function withoutTail(address: string): string {
+  const tail = /[.,;:!?'"*_~»”’…。，、！？)\]}]$/u.exec(address);
+  if (!tail) return address;
+  const opening = { ")": "(", "]": "[", "}": "{" }[tail[0]];
+  if (opening && address.split(opening).length >= address.split(tail[0]).length) return address;
+  return withoutTail(address.slice(0, -1));
+}
+
+/**
+ * How long to wait after the nth failure in a row, in ms: full jitter, so that six browsers do not come back
+ * in step. `random` gives 0 to 1.
+ */
+export function backoff(failures: number, random: () => number = Math.random): number {
+  return random() * Math.min(15_000, 500 * 2 ** failures);
+}
+
+/** Why one is no longer in a chat one was in. */
+function endSentence(code: ErrorCode): string {
+  switch (code) {
+    case "revoked_token":
+      return "You are no longer in this chat";
+    case "chat_not_found":
+      return "This chat has ended";
+    case "expired_token":
+      return "Six hours are over";
+    default:
+      return "The host has restarted, this chat is gone";
+  }
+}
+
+const ASK_AGAIN = "Ask whoever sent it for a new one.";
+const OLD_SEAT = "Is one of them you, in another browser? Ask whoever started the chat to remove the old seat.";
+
+/** Why an invitation leads nowhere. */
+function refusal(code: ErrorCode): string {
+  switch (code) {
+    case "chat_full":
+      return `That chat is full: six people are in it. ${OLD_SEAT}`;
+    case "chat_not_found":
+      return "That chat has ended.";
+    case "revoked_token":
+      return `That invitation was withdrawn. ${ASK_AGAIN}`;
+    case "expired_token":
+      return `That invitation has run out. ${ASK_AGAIN}`;
+    default:
+      return `That link does not work: perhaps a part of it is missing, or the host has restarted. ${ASK_AGAIN}`;
+  }
+}
+
+const NOT_REACHED = "The host cannot be reached. Are you on the same Wi-Fi?";
+const NEEDS_LINK = "You are not in that chat. To get in, ask somebody who is for the link.";
+const NO_SUCH_PAGE = "There is nothing at that address.";
+
+/** Lines for a terminal. Double quotes only, so that sh, cmd and PowerShell take them alike. */
+export function apiLines(url: string, token: string, invite: string, windows: boolean): [string, string][] {
+  // In Windows PowerShell plain `curl` is another program.
+  const curl = windows ? "curl.exe" : "curl";
+  const bearer = (value: string) => `-H "Authorization: Bearer ${value}"`;
+  return [
+    ["Read", `${curl} ${bearer(token)} "${url}?since=0"`],
+    [
+      "Write. This writes as you; a bot should join with a seat of its own.",
+      `${curl} ${bearer(token)} -H "Content-Type: text/plain" -d "Hello from a terminal" "${url}"`,
+    ],
+    ["Join with a seat of its own, and get its token", `${curl} -X POST ${bearer(invite)} "${url}/join"`],
+  ];
+}
+
+// ---------------------------------------------------------------------------------------------------------
+// What the browser keeps. Storage may be full, forbidden or written by another version: then it is as good
+// as empty, and what is in memory has to do.
+
+const PREFIX = "watch-party ";
+type Area = "localStorage" | "sessionStorage";
+
+function stored(key: string, area: Area = "localStorage"): string | null {
+  try {
+    return window[area].getItem(PREFIX + key);
+  } catch {
+    return null;
+  }
+}
+
+/** Keeps a value; null forgets it. */
+function store(key: string, value: string | null, area: Area = "localStorage"): void {
+  try {
+    if (value === null) window[area].removeItem(PREFIX + key);
+    else window[area].setItem(PREFIX + key, value);
+  } catch {
+    // As said above.
+  }
+}
+
+/** All that is kept under keys that begin so, oldest first where the values say when they were made. */
+function storedUnder<T>(start: string, isGood: (value: unknown) => value is T): T[] {
+  try {
+    const keys = Object.keys(localStorage).filter((key) => key.startsWith(PREFIX + start));
+    return keys.map((key) => parsed(localStorage.getItem(key))).filter(isGood);
+  } catch {
+    return [];
+  }
+}
+
+function parsed(json: string | null): unknown {
+  try {
+    return JSON.parse(json ?? "null");
+  } catch {
+    return null;
+  }
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null;
+}
+
+function isSavedChat(value: unknown): value is SavedChat {
+  if (!isRecord(value) || !isRecord(value["session"])) return false;
+  const { chat_id, session_token, member_id, username, expires_at } = value["session"];
+  const texts = [chat_id, session_token, member_id, username, expires_at, value["title"]];
+  return texts.every((text) => typeof text === "string");
+}
+
+function isOutgoing(value: unknown): value is Outgoing {
+  if (!isRecord(value)) return false;
+  const texts = [value["key"], value["text"], value["state"], value["why"]];
+  return typeof value["at"] === "number" && texts.every((text) => typeof text === "string");
+}
+
+function savedChats(): SavedChat[] {
+  const chats = storedUnder("chat ", isSavedChat);
+  return chats.toSorted((a, b) => b.session.expires_at.localeCompare(a.session.expires_at));
+}
+
+function savedChat(chatId: string): SavedChat | undefined {
+  const chat = parsed(stored(`chat ${chatId}`));
+  return isSavedChat(chat) ? chat : undefined;
+}
+
+function savedOutbox(chatId: string): Outgoing[] {
+  return storedUnder(`unsent ${chatId} `, isOutgoing).toSorted((a, b) => a.at - b.at);
+}
+
+function saveChat(chat: SavedChat): void {
+  store(`chat ${chat.session.chat_id}`, JSON.stringify(chat));
+}
+
+/** The session, the draft and what was unsent go; an invitation, which may lead back in, does not. */
+function forgetChat(chatId: string): void {
+  for (const one of savedOutbox(chatId)) store(`unsent ${chatId} ${one.key}`, null);
+  store(`draft ${chatId}`, null);
+  store(`chat ${chatId}`, null);
+}
+
+/** After each change of state: what has to survive a reload. Each message has a place of its own, so that
+ *  two tabs on one chat do not overwrite each other's. */
+function keep(before: State, after: State): void {
+  const was = before.at === "live" ? before : undefined;
+  const chatId = after.at === "live" ? after.session.chat_id : undefined;
+  const same = was && was.session.chat_id === chatId;
+  if (was && !same) leaveScreen();
+  if (after.at !== "live" || !chatId) return;
+  if (!same || was.title !== after.title || was.inviting !== after.inviting) saveChat(after);
+  if (same && was.outbox === after.outbox) return;
+  const kept = new Set(after.outbox.map((one) => one.key));
+  const gone = same ? was.outbox.filter((one) => !kept.has(one.key)) : [];
+  for (const one of gone) store(`unsent ${chatId} ${one.key}`, null);
+  for (const one of after.outbox) store(`unsent ${chatId} ${one.key}`, JSON.stringify(one));
+}
+
+/** 22 characters of base64url: 132 random bits. (`crypto.randomUUID` does not exist on plain http.) */
+function randomKey(): string {
+  const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+  return Array.from(crypto.getRandomValues(new Uint8Array(22)), (byte) => alphabet.charAt(byte & 63)).join("");
+}
+
+/** Names this browser to the server, so that a dozen tabs do not use up its six connections. */
+function browserId(): string {
+  const id = stored("browser") ?? randomKey();
+  store("browser", id);
+  return id;
+}
+
+// ---------------------------------------------------------------------------------------------------------
+// The server. One wrapper; failures are values, so that nobody forgets them.
+
+export interface Failure {
+  ok: false;
+  /** The contract's code, or "unreachable" when no answer of the server's came. */
+  code: ErrorCode | "unreachable";
+  /** 0 when nothing came at all. */
+  status: number;
+  message: string;
+  /** Seconds; 0 when the answer did not say. */
+  retryAfter: number;
+}
+
+type Answer<T> = { ok: true; value: T } | Failure;
+
+interface Call {
+  token?: string;
+  body?: Record<string, string>;
+  key?: string;
+  signal?: AbortSignal;
+  /** A held poll: longer, and behind everything else a page loads. */
+  held?: boolean;
+}
+
+/** The server's clock minus this one's, in ms: a host without Internet may well be years off. */
+let clockOffset = 0;
+
+function serverNow(): number {
+  return Date.now() + clockOffset;
+}
+
+/** Asks the server; where it says to come back in a few seconds, comes back. */
+async function api<T>(method: string, path: string, call: Call = {}): Promise<Answer<T>> {
+  for (;;) {
+    const answer = await request<T>(method, path, call);
+    if (answer.ok || !answer.retryAfter || answer.retryAfter > PATIENCE_SECONDS) return answer;
+    await sleep(answer.retryAfter * 1000, call.signal);
+    if (call.signal?.aborted) return answer;
+  }
+}
+
+async function request<T>(method: string, path: string, call: Call): Promise<Answer<T>> {
+  const headers = new Headers();
+  if (call.token) headers.set("Authorization", `Bearer ${call.token}`);
+  if (call.key) headers.set("Idempotency-Key", call.key);
+  const limit = AbortSignal.timeout(call.held ? POLL_LIMIT_MS : CALL_LIMIT_MS);
+  try {
+    const response = await fetch(path, {
+      method,
+      headers,
+      cache: "no-store",
+      priority: call.held ? "low" : "auto",
+      signal: call.signal ? AbortSignal.any([call.signal, limit]) : limit,
+      ...(call.body && { body: JSON.stringify(call.body) }),
+    });
+    const date = Date.parse(response.headers.get("Date") ?? "");
+    if (date) clockOffset = date - Date.now();
+    const reply = parsed((await response.text()) || null);
+    // The edge: what the server answers is of the type it exports.
+    return response.ok ? { ok: true, value: reply as T } : failure(response, reply);
+  } catch {
+    return { ok: false, code: "unreachable", status: 0, message: NOT_REACHED, retryAfter: 0 };
+  }
+}
+
+function failure(response: Response, reply: unknown): Failure {
+  const { status } = response;
+  const retryAfter = Number(response.headers.get("Retry-After"));
+  const isOurs = isRecord(reply) && typeof reply["error"] === "string" && typeof reply["message"] === "string";
+  // Something else than the server may answer, a proxy or a hotel's Wi-Fi: as good as no answer.
+  if (!isOurs) return { ok: false, code: "unreachable", status, message: NOT_REACHED, retryAfter };
+  // The edge again.
+  const { error, message } = reply as unknown as ErrorReply;
+  return { ok: false, code: error, status, message, retryAfter };
+}
+
+/** Whether a failed call says that there is no way on with this token. */
+function isFinal(code: Failure["code"]): code is ErrorCode {
+  return ["invalid_token", "expired_token", "revoked_token", "wrong_chat", "chat_not_found"].includes(code);
+}
+
+/** Resolves after `ms` milliseconds, or as soon as `signal` is aborted. */
+function sleep(ms: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    // A listener added to an aborted signal would never be called.
+    if (signal?.aborted) return resolve();
+    const timer = setTimeout(resolve, ms);
+    signal?.addEventListener("abort", () => {
+      clearTimeout(timer);
+      resolve();
+    });
+  });
+}
+
+// ---------------------------------------------------------------------------------------------------------
+// The state, and the one way to change it.
+
+let state: State = { at: "home", notice: "", chats: [], fieldError: "", busy: false };
+
+function dispatch(event: StateEvent): void {
+  const before = state;
+  state = update(before, event);
+  if (state === before) return;
+  keep(before, state);
+  render();
+}
+
+/** Whether the screen still shows this chat, to be asked after every wait. */
+function isOn(chatId: string): boolean {
+  return state.at === "live" && state.session.chat_id === chatId;
+}
+
+// ---------------------------------------------------------------------------------------------------------
+// Listening: one loop, one AbortController. Whoever starts it anew aborts the one before.
+
+let polling: AbortController | undefined;
+
+function startPolling(): void {
+  stopPolling();
+  if (state.at !== "live") return;
+  polling = new AbortController();
+  void poll(state.session, polling.signal);
+}
+
+/** A deliberate end, no failure. */
+function stopPolling(): void {
+  polling?.abort();
+}
+
+async function poll(session: Session, signal: AbortSignal): Promise<void> {
+  while (state.at === "live" && !signal.aborted) {
+    const path = `/${session.chat_id}?since=${state.cursor}&wait=${POLL_SECONDS}&browser=${browserId()}`;
+    const visible = document.hidden ? "" : "&visible=1";
+    const answer = await api<PollReply>("GET", path + visible, {
+      token: session.session_token,
+      signal,
+      held: true,
+    });
+    if (signal.aborted) return;
+    if (answer.ok) await receive(answer.value, signal);
+    else if (isFinal(answer.code)) return endChat(answer.code);
+    else await endure(signal);
+  }
+}
+
+async function receive(reply: PollReply, signal: AbortSignal): Promise<void> {
+  const wasLoaded = state.at === "live" && state.loaded;
+  dispatch({ type: "polled", reply, hidden: document.hidden, stuck });
+  if (state.at === "live") {
+    store(inviteKey(state.session.chat_id), null, "sessionStorage");
+    const own = state.session.member_id;
+    if (wasLoaded && reply.messages.some((message) => message.member_id !== own)) chime();
+  }
+  // Six connections are too few for a dozen tabs: the server says who waits. Spread, so they do not meet.
+  if (reply.retry_in) await sleep(reply.retry_in * 1000 * (0.75 + Math.random() / 2), signal);
+}
+
+async function endure(signal: AbortSignal): Promise<void> {
+  dispatch({ type: "poll failed" });
+  setTimeout(() => dispatch({ type: "waited long" }), 3000);
+  if (state.at === "live") await sleep(backoff(state.failures), signal);
+}
+
+/** The session is no longer good. An invitation that was followed here opens the door again. */
+function endChat(code: ErrorCode): void {
+  if (state.at !== "live") return;
+  const { session, outbox } = state;
+  const unsent = [...outbox.map((one) => one.text), ui.message.value].filter((text) => text.trim()).join("\n\n");
+  forgetChat(session.chat_id);
+  if (stored(inviteKey(session.chat_id), "sessionStorage")) return visit();
+  dispatch({ type: "ended", sentence: endSentence(code), unsent });
+  ui.doorTitle.focus();
+}
+
+// ---------------------------------------------------------------------------------------------------------
+// Sending: one at a time and in order, a chat.
+
+/** The chat whose queue is being sent. */
+let sender = "";
+
+function send(): void {
+  const text = ui.message.value;
+  if (state.at !== "live" || !text.trim() || lengthNote(text).over) return;
+  stuck = true;
+  dispatch({
+    type: "queued",
+    outgoing: { key: randomKey(), text, at: Date.now(), state: "waiting", why: "" },
+  });
+  setDraft("");
+  void sendQueue();
+}
+
+async function sendQueue(): Promise<void> {
+  if (state.at !== "live" || sender === state.session.chat_id) return;
+  const { session } = state;
+  sender = session.chat_id;
+  for (let next = nextOutgoing(sender); next; next = nextOutgoing(session.chat_id)) {
+    const { key, text } = next;
+    const call = { token: session.session_token, key, body: { text } };
+    const answer = await api<MessageView>("POST", `/${session.chat_id}`, call);
+    if (answer.ok) store(`unsent ${session.chat_id} ${key}`, null);
+    if (!isOn(session.chat_id)) break;
+    if (answer.ok) dispatch({ type: "sent", key, message: answer.value });
+    else if (isFinal(answer.code)) endChat(answer.code);
+    else dispatch({ type: "not sent", key, why: answer.code === "unreachable" ? "" : answer.message });
+  }
+  if (sender === session.chat_id) sender = "";
+}
+
+function nextOutgoing(chatId: string): Outgoing | undefined {
+  if (state.at !== "live" || state.session.chat_id !== chatId) return undefined;
+  return state.outbox.find((one) => one.state === "waiting");
+}
+
+/** "Retry", or past the key's life "Send again?", which is then a new message. */
+function retry(key: string): void {
+  const one = state.at === "live" ? state.outbox.find((other) => other.key === key) : undefined;
+  if (!one) return;
+  const now = Date.now();
+  const wasAsked = ui.list.querySelector(`[data-again="${key}"]`) !== null;
+  if (!isStale(one, now)) dispatch({ type: "retried", now });
+  else if (wasAsked) dispatch({ type: "sent again", key, newKey: randomKey(), now });
+  else render();
+  void sendQueue();
+}
+
+function setDraft(text: string): void {
+  ui.message.value = text;
+  onDraft();
+}
+
+/** The draft was changed: keep it, grow with it (five lines at most), count it. */
+function onDraft(): void {
+  const { message, counter } = ui;
+  if (state.at === "live") store(`draft ${state.session.chat_id}`, message.value || null);
+  message.style.height = "auto";
+  const height = message.scrollHeight + 2;
+  message.style.height = `${Math.max(44, Math.min(height, 5 * 24 + 20))}px`;
+  message.style.overflowY = height > 5 * 24 + 20 ? "auto" : "hidden";
+  const { note, over } = lengthNote(message.value);
+  counter.hidden = !note;
+  setText(counter, note);
+  counter.classList.toggle("over", over);
+}
+
+// ---------------------------------------------------------------------------------------------------------
+// Coming in: which address leads where.
+
+const inviteKey = (chatId: string) => `invite ${chatId}`;
+
+/** Looks at the address: at the start, at "back", and when a link is pasted into a tab that shows a chat. */
+function visit(): void {
+  const pasted = /^#invite=(.+)$/.exec(location.hash)?.[1];
+  const chatId = /^\/([\w-]{16,33})$/.exec(location.pathname)?.[1];
+  // At once, so that the token gets into no history, screenshot or shared screen.
+  if (location.hash || location.href.endsWith("#")) history.replaceState(null, "", location.pathname);
+  if (!chatId) return goHome(location.pathname === "/" ? "" : NO_SUCH_PAGE);
+  if (pasted) store(inviteKey(chatId), pasted, "sessionStorage");
+  if (isOn(chatId)) return;
+  const saved = savedChat(chatId);
+  if (saved) return enter(saved);
+  const token = pasted ?? stored(inviteKey(chatId), "sessionStorage");
+  if (!token) return goHome(NEEDS_LINK);
+  dispatch({ type: "was invited", chatId, token });
+  focusName();
+  void look(chatId, token);
+}
+
+function go(path: string): void {
+  history.pushState(null, "", path);
+  visit();
+}
+
+function goHome(notice: string): void {
+  if (location.pathname !== "/") history.replaceState(null, "", "/");
+  dispatch({ type: "went home", notice, chats: savedChats() });
+  focusName();
+  void checkChats();
+}
+
+/** Each chat of the list is looked at once; those that are no more vanish without a word. */
+async function checkChats(): Promise<void> {
+  const check = async ({ session: { chat_id, session_token } }: SavedChat) => {
+    const answer = await api("HEAD", `/${chat_id}`, { token: session_token });
+    if (answer.ok || ![401, 403, 404].includes(answer.status)) return;
+    forgetChat(chat_id);
+    dispatch({ type: "chat vanished", chatId: chat_id });
+  };
+  await Promise.all(savedChats().map(check));
+}
+
+function enter(saved: SavedChat): void {
+  stuck = true;
+  const { chat_id } = saved.session;
+  dispatch({ type: "entered", saved, outbox: savedOutbox(chat_id) });
+  setDraft(stored(`draft ${chat_id}`) ?? "");
+  if (!isTouch()) ui.message.focus();
+  startPolling();
+  void sendQueue();
+  if (saved.inviting) void makeInvitation();
+}
+
+/** Who is there already? Asked until the host answers. */
+async function look(chatId: string, token: string): Promise<void> {
+  const answer = await api<InviteLook>("GET", `/${chatId}/invite`, { token });
+  if (state.at !== "joining" || state.token !== token) return;
+  if (answer.ok) return dispatch({ type: "looked", look: answer.value });
+  if (isFinal(answer.code) || answer.code === "chat_full") return turnAway(chatId, answer.code);
+  dispatch({ type: "not reached", notice: answer.message });
+  await sleep(3000);
+  if (state.at === "joining" && state.token === token) await look(chatId, token);
+}
+
+function turnAway(chatId: string, code: ErrorCode): void {
+  store(inviteKey(chatId), null, "sessionStorage");
+  goHome(refusal(code));
+}
+
+/** The door's one button: start, join, or home again. */
+async function openDoor(): Promise<void> {
+  const door = state;
+  if (door.at === "ended") return go("/");
+  if (door.at === "live" || door.busy) return;
+  const username = ui.name.value.trim();
+  const wrong = nameError(username);
+  if (wrong) return refuseName(wrong);
+  store("name", username);
+  dispatch({ type: "asked" });
+  if (door.at === "home") await startChat(username);
+  else await joinChat(door, username);
+}
+
+function refuseName(why: string): void {
+  dispatch({ type: "refused", why });
+  ui.name.focus();
+  ui.name.select();
+}
+
+async function startChat(username: string): Promise<void> {
+  const answer = await callOnce("/create", { username });
+  if (answer.ok) return openChat(answer.value, true);
+  if (answer.code === "invalid_username") refuseName(answer.message);
+  else dispatch({ type: "not reached", notice: answer.message });
+}
+
+async function joinChat(door: Joining, username: string): Promise<void> {
+  const answer = await callOnce(`/${door.chatId}/join`, { username, invite_token: door.token });
+  if (answer.ok) {
+    store(inviteKey(door.chatId), null, "sessionStorage");
+    return openChat(answer.value, false);
+  }
+  if (state.at !== "joining" || state.token !== door.token) return;
+  if (isFinal(answer.code) || answer.code === "chat_full") turnAway(door.chatId, answer.code);
+  else if (answer.code === "username_taken") refuseName(takenSentence(username, door.look ?? state.look));
+  else if (answer.code === "invalid_username") refuseName(answer.message);
+  else dispatch({ type: "not reached", notice: answer.message });
+}
+
+function takenSentence(username: string, look: InviteLook | undefined): string {
+  const first = look?.members[0];
+  const who = first && first !== username ? isolate(first) : "whoever started the chat";
+  return `${isolate(username)} is taken here. Is that you, in another browser? Ask ${who} to remove the old seat.`;
+}
+
+/**
+ * Asks for a seat with a key that is kept, also through a reload, until an answer is there: an answer lost on
+ * bad Wi-Fi makes no second chat and takes no second seat.
+ */
+async function callOnce(path: string, body: Record<string, string>): Promise<Answer<Session>> {
+  const key = stored(`key ${path}`, "sessionStorage") ?? randomKey();
+  store(`key ${path}`, key, "sessionStorage");
+  const answer = await api<Session>("POST", path, { body, key });
+  if (answer.ok || answer.code !== "unreachable") store(`key ${path}`, null, "sessionStorage");
+  return answer;
+}
+
+/** A seat was taken. Whoever has gone elsewhere meanwhile finds it in the list at home. */
+function openChat(session: Session, inviting: boolean): void {
+  saveChat({ session, inviting, title: chatTitle([], Date.parse(session.expires_at)) });
+  const path = `/${session.chat_id}`;
+  if (state.at === "live" || state.at === "ended") return;
+  if (location.pathname === path) visit();
+  else go(path);
+}
+
+// ---------------------------------------------------------------------------------------------------------
+// What the buttons in a chat do.
+
+/** A new link, of the same right as the old ones. Made anew each time, as a laptop's address changes. */
+async function makeInvitation(status = ""): Promise<void> {
+  if (state.at !== "live") return;
+  const { chat_id, session_token } = state.session;
+  const answer = await api<InviteReply>("POST", `/${chat_id}/invite`, { token: session_token });
+  if (!isOn(chat_id)) return;
+  if (answer.ok) dispatch({ type: "invitation made", invite: answer.value, status });
+  else dispatch({ type: "invitation said", status: answer.message });
+}
+
+function revokeInvitations({ chat_id, session_token }: Session): Promise<Answer<void>> {
+  return api<void>("DELETE", `/${chat_id}/invite`, { token: session_token });
+}
+
+async function renewInvitation(): Promise<void> {
+  if (state.at !== "live") return;
+  const revoked = await revokeInvitations(state.session);
+  if (revoked.ok) await makeInvitation("This is a new link. The old one no longer works.");
+  else dispatch({ type: "invitation said", status: revoked.message });
+}
+
+function openInvitation(): void {
+  dispatch({ type: "invitation closed" });
+  dispatch({ type: "invitation said", status: "" });
+  ui.inviteDialog.append(ui.invite);
+  openDialog(ui.inviteDialog);
+  void makeInvitation();
+}
+
+function closeInvitation(): void {
+  ui.inviteDialog.close();
+  dispatch({ type: "invitation closed" });
+}
+
+/** A question that stays until the answer has been carried out; `run` gives a sentence if it could not be. */
+interface Question {
+  title: string;
+  text: string;
+  action: string;
+  tick?: boolean;
+  run: (session: Session, ticked: boolean) => Promise<string>;
+}
+
+let asked: Question | undefined;
+
+function ask(question: Question): void {
+  asked = question;
+  setText(ui.questionTitle, question.title);
+  setText(ui.questionText, question.text);
+  setText(ui.questionYes, question.action);
+  setText(ui.questionError, "");
+  ui.tickField.hidden = !question.tick;
+  ui.tick.checked = true;
+  ui.question.showModal();
+  // The harmless answer is the one under the Enter key.
+  ui.questionNo.focus();
+}
+
+async function answerYes(): Promise<void> {
+  const question = asked;
+  if (!question || state.at !== "live" || ui.questionYes.ariaBusy === "true") return;
+  ui.questionYes.ariaBusy = "true";
+  const trouble = await question.run(state.session, ui.tick.checked);
+  ui.questionYes.ariaBusy = null;
+  setText(ui.questionError, trouble);
+  if (!trouble) ui.question.close();
+}
+
+function askToLeave(): void {
+  if (state.at !== "live") return;
+  const afterwards = isCreator(state) ? " Nobody can invite anybody afterwards." : "";
+  ask({
+    title: "Leave this chat?",
+    text: `Your seat becomes free; what you wrote stays.${afterwards}`,
+    action: "Leave",
+    run: ({ chat_id, session_token }) =>
+      giveUp(chat_id, "You have left the chat.", api("POST", `/${chat_id}/leave`, { token: session_token })),
+  });
+}
+
+function askToEnd(): void {
+  ask({
+    title: "End this chat?",
+    text: "It ends at once, for everybody, and nothing of it remains.",
+    action: "End chat",
+    run: ({ chat_id, session_token }) =>
+      giveUp(chat_id, "You have ended the chat.", api("DELETE", `/${chat_id}`, { token: session_token })),
+  });
+}
+
+async function giveUp(chatId: string, notice: string, call: Promise<Answer<unknown>>): Promise<string> {
+  const answer = await call;
+  if (!answer.ok && !isFinal(answer.code)) return answer.message;
+  forgetChat(chatId);
+  goHome(notice);
+  return "";
+}
+
+function askToRemove(id: string, name: string): void {
+  ask({
+    title: `Remove ${isolate(name)}?`,
+    text: "Their seat becomes free; what they wrote stays. With the old link they could come back.",
+    action: "Remove",
+    tick: true,
+    run: (session, ticked) => removeMember(session, id, ticked),
+  });
+}
+
+/** The link first: otherwise whoever is removed could be back before it is gone. */
+async function removeMember(session: Session, id: string, stopLink: boolean): Promise<string> {
+  if (stopLink) {
+    const revoked = await revokeInvitations(session);
+    if (!revoked.ok) return revoked.message;
+  }
+  const { chat_id, session_token } = session;
+  const removed = await api("DELETE", `/${chat_id}/members/${id}`, { token: session_token });
+  if (!removed.ok && removed.code !== "not_found") return removed.message;
+  if (stopLink) {
+    ui.question.close();
+    ui.people.close();
+    openInvitation();
+  }
+  return "";
+}
+
+/** A new chat for the next six hours, its invitation posted in this one. */
+async function goOn(): Promise<void> {
+  if (state.at !== "live") return;
+  const old = state.session;
+  const made = await callOnce("/create", { username: old.username });
+  if (!made.ok) return setText(ui.endingText, made.message);
+  const { chat_id, session_token } = made.value;
+  saveChat({ session: made.value, inviting: true, title: chatTitle([], Date.parse(made.value.expires_at)) });
+  const invite = await api<InviteReply>("POST", `/${chat_id}/invite`, { token: session_token });
+  if (!invite.ok) return setText(ui.endingText, invite.message);
+  const text = `We go on here: ${invite.value.magic_link}`;
+  const call = { token: old.session_token, key: `go on ${chat_id}`, body: { text } };
+  const posted = await api("POST", `/${old.chat_id}`, call);
+  if (!posted.ok) return setText(ui.endingText, posted.message);
+  go(`/${chat_id}`);
+}
+
+/** Copies a field's text and says what came of it, or what is left to do by hand. */
+async function copy(field: HTMLInputElement | HTMLTextAreaElement): Promise<string> {
+  const focused = document.activeElement;
+  if (await isCopied(field)) {
+    if (focused instanceof HTMLElement) focused.focus();
+    return "Copied";
+  }
+  field.focus();
+  field.select();
+  if (isTouch()) return "Hold the link to copy";
+  return navigator.userAgent.includes("Mac") ? "Press ⌘C" : "Press Ctrl+C";
+}
+
+async function isCopied(field: HTMLInputElement | HTMLTextAreaElement): Promise<boolean> {
+  try {
+    // Only https and localhost have a clipboard.
+    if ("clipboard" in navigator) {
+      await navigator.clipboard.writeText(field.value);
+      return true;
+    }
+  } catch {
+    // Not permitted: the old way may still be.
+  }
+  field.focus();
+  field.select();
+  return document.execCommand("copy");
+}
+
+async function copyLink(): Promise<void> {
+  const status = await copy(ui.link);
+  dispatch({ type: "invitation said", status });
+}
+
+/** The API panel: its tokens are shown when asked for, and hidden again when it closes. */
+async function showTokens(shown: boolean): Promise<void> {
+  if (state.at !== "live") return;
+  if (shown && isCreator(state) && !state.invite) await makeInvitation();
+  if (state.at !== "live") return;
+  const { session, invite } = state;
+  const seat = shown ? session.session_token : "YOUR_TOKEN";
+  const guest = (shown && invite?.invite_token) || "WHAT_STANDS_BEHIND_invite=_IN_A_LINK";
+  const url = `${location.origin}/${session.chat_id}`;
+  const lines = apiLines(url, seat, guest, navigator.userAgent.includes("Windows"));
+  ui.commands.replaceChildren(...lines.map(([label, text]) => drawCommand(label, text)));
+  setText(ui.tokenShow, shown ? "Hide the token" : "Show the token");
+}
+
+let audio: AudioContext | undefined;
+
+/** Browsers allow sound only after a touch or a key. */
+function wakeSound(): void {
+  if (stored("sound")) audio ??= new AudioContext();
+}
+
+function setSound(on: boolean): void {
+  store("sound", on ? "1" : null);
+  audio = undefined;
+  wakeSound();
+  chime();
+}
+
+function chime(): void {
+  if (!audio) return;
+  const now = audio.currentTime;
+  const tone = new OscillatorNode(audio, { frequency: 660 });
+  const volume = new GainNode(audio, { gain: 0.12 });
+  volume.gain.exponentialRampToValueAtTime(0.001, now + 0.25);
+  tone.connect(volume).connect(audio.destination);
+  tone.start();
+  tone.stop(now + 0.25);
+}
+
+// ---------------------------------------------------------------------------------------------------------
+// Render: makes the screen what the state says. Called after every change, so it touches only what differs.
+
+type Page = ReturnType<typeof findPage>;
+let ui: Page;
+
+/** The one place where markup and script meet: every element that is used, with its kind. */
+function findPage() {
+  return {
+    icon: element("icon", HTMLLinkElement),
+    door: element("door", HTMLElement),
+    notice: element("notice", HTMLElement),
+    doorTitle: element("door-title", HTMLElement),
+    doorText: element("door-text", HTMLElement),
+    enter: element("enter", HTMLFormElement),
+    nameField: element("name-field", HTMLElement),
+    name: element("name", HTMLInputElement),
+    nameError: element("name-error", HTMLElement),
+    unsentField: element("unsent-field", HTMLElement),
+    unsent: element("unsent", HTMLTextAreaElement),
+    go: element("go", HTMLButtonElement),
+    before: element("before", HTMLElement),
+    chats: element("chats", HTMLElement),
+    chat: element("chat", HTMLElement),
+    home: element("home", HTMLAnchorElement),
+    title: element("title", HTMLElement),
+    seats: element("seats", HTMLButtonElement),
+    inviteOpen: element("invite-open", HTMLButtonElement),
+    banner: element("banner", HTMLElement),
+    ending: element("ending", HTMLElement),
+    endingText: element("ending-text", HTMLElement),
+    goOn: element("go-on", HTMLButtonElement),
+    here: element("here", HTMLElement),
+    log: element("log", HTMLElement),
+    empty: element("empty", HTMLElement),
+    list: element("list", HTMLOListElement),
+    pill: element("pill", HTMLButtonElement),
+    composer: element("composer", HTMLFormElement),
+    counter: element("counter", HTMLElement),
+    message: element("message", HTMLTextAreaElement),
+    send: element("send", HTMLButtonElement),
+    inviteDialog: element("invite-dialog", HTMLDialogElement),
+    invite: element("invite", HTMLElement),
+    inviteClose: element("invite-close", HTMLButtonElement),
+    code: element("code", HTMLButtonElement),
+    qr: element("qr", HTMLCanvasElement),
+    seatsLeft: element("seats-left", HTMLElement),
+    link: element("link", HTMLInputElement),
+    copy: element("copy", HTMLButtonElement),
+    inviteStatus: element("invite-status", HTMLElement),
+    renew: element("renew", HTMLButtonElement),
+    large: element("large", HTMLDialogElement),
+    largeQr: element("large-qr", HTMLCanvasElement),
+    people: element("people", HTMLDialogElement),
+    members: element("members", HTMLElement),
+    askForLink: element("ask-for-link", HTMLElement),
+    sound: element("sound", HTMLInputElement),
+    apiOpen: element("api-open", HTMLButtonElement),
+    leave: element("leave", HTMLButtonElement),
+    end: element("end", HTMLButtonElement),
+    question: element("question", HTMLDialogElement),
+    questionForm: element("question-form", HTMLFormElement),
+    questionTitle: element("question-title", HTMLElement),
+    questionText: element("question-text", HTMLElement),
+    questionError: element("question-error", HTMLElement),
+    questionYes: element("question-yes", HTMLButtonElement),
+    questionNo: element("question-no", HTMLButtonElement),
+    tickField: element("tick-field", HTMLElement),
+    tick: element("tick", HTMLInputElement),
+    api: element("api", HTMLDialogElement),
+    commands: element("commands", HTMLElement),
+    tokenShow: element("token-show", HTMLButtonElement),
+  };
 }

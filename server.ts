@@ -41,6 +41,7 @@ import * as https from "node:https";
 import { isIP, isIPv6 } from "node:net";
 import type { Socket } from "node:net";
 import { networkInterfaces } from "node:os";
+import { createSecureContext } from "node:tls";
 import type { Duplex } from "node:stream";
 import { parseArgs } from "node:util";
 import { generate } from "lean-qr/nano";
@@ -150,7 +151,7 @@ export interface AppOptions {
   url?: string | undefined;
   tls?: { cert: string | Buffer; key: string | Buffer } | undefined;
   trustProxy?: boolean;
-  maxChats?: number;
+  maxChats?: number | undefined;
   rateLimit?: boolean;
   node?: string | undefined;
   /** Takes one line a request (--verbose). */
@@ -176,18 +177,17 @@ interface Call {
 /** What a handler answers with; one function, `send`, writes it. */
 interface Reply {
   readonly status: number;
-  readonly headers: Record<string, string | number>;
+  readonly headers: Headers;
   readonly body: string | Buffer;
 }
+type Headers = Record<string, string | number>;
 
 type Handler = (call: Call, party: Party) => Reply | Waiter;
 type MemberHandler = (call: Call, party: Party, member: Member) => Reply | Waiter;
 
 /** The running server: its settings, its chats, its counters. */
 interface Party {
-  readonly options: AppOptions;
-  readonly secret: Buffer;
-  readonly now: () => number;
+  readonly options: AppOptions & Required<Pick<AppOptions, "secret" | "now">>;
   readonly chats: Chats;
   readonly buckets: Record<"create" | "join" | "refused", Buckets>;
   stopping: boolean;
@@ -255,6 +255,10 @@ function allowedMethods(methods: Map<string, Route>): string {
   return [...methods.keys(), "OPTIONS"].join(", ");
 }
 
+function methodNotAllowed(methods: Map<string, Route>): ApiError {
+  return new ApiError("method_not_allowed", undefined, { Allow: allowedMethods(methods) });
+}
+
 /* ------------------------------------------------------------------------------------------------
  * Handlers. One a route, from a call to a reply; what they refuse they throw. They never see `res`.
  * --------------------------------------------------------------------------------------------- */
@@ -262,17 +266,16 @@ function allowedMethods(methods: Map<string, Route>): string {
 function createChat(call: Call, party: Party): Reply {
   const body = readObject(call);
   const key = readKey(call, 22);
-  const earlier = party.chats.findCreated(key);
+  const earlier = party.chats.findSeat(key);
   if (earlier) return sessionReply(200, earlier, call, party);
   party.chats.makeRoom();
-  const username = given(body["username"]) ? cleanUsername(body["username"]) : undefined;
-  return sessionReply(201, party.chats.create(username, key), call, party);
+  return sessionReply(201, party.chats.create(readUsername(body), key), call, party);
 }
 
 function joinChat(call: Call, party: Party): Reply {
   const { chat, username } = readJoin(call, party);
   const key = readKey(call, 22);
-  const earlier = party.chats.findJoined(chat, key);
+  const earlier = party.chats.findSeat(key, chat);
   if (earlier) return sessionReply(200, earlier, call, party);
   if (chat.members.length === LIMITS.seats) throw new ApiError("chat_full");
   return sessionReply(201, party.chats.join(chat, username(), key), call, party);
@@ -308,8 +311,8 @@ function revokeInvites(_call: Call, _party: Party, { chat }: Member): Reply {
 function readMessages(call: Call, { chats }: Party, member: Member): Reply | Waiter {
   const query = new URLSearchParams(call.query);
   const { cursor } = member.chat;
-  const since =
-    query.get("since") === "latest" ? cursor : readNumber(query, "since", cursor, "invalid_cursor");
+  const isLatest = query.get("since") === "latest";
+  const since = isLatest ? cursor : readNumber(query, "since", cursor, "invalid_cursor");
   const wait = readNumber(query, "wait", LIMITS.waitSeconds, "invalid_wait");
   if (call.method === "HEAD") return pollReply(member, since, call.now, false);
   member.lastSeen = call.now;
@@ -346,7 +349,7 @@ function endChat(_call: Call, { chats }: Party, { chat }: Member): Reply {
 }
 
 function showHelp(call: Call, party: Party): Reply {
-  return plainText(helpText(baseUrl(call, party, false)));
+  return plainText(assets.help.replaceAll("{base}", () => baseUrl(call, party, false)));
 }
 
 function showOpenapi(): Reply {
@@ -371,7 +374,7 @@ function authoriseMember(call: Call, party: Party, caller: "member" | "creator")
   const member = chat?.members.find((each) => bearsToken(each, token, call.now));
   if (!chat || !member) {
     // Not somebody who sits here, so why is asked of the token itself. The hash is paid for here alone.
-    const { chatId } = readToken(token, "session", party.secret, call.now);
+    const { chatId } = readToken(token, "session", party.options.secret, call.now);
     if (!call.chatId.endsWith(chatId)) throw new ApiError("wrong_chat");
     throw new ApiError(chat ? "revoked_token" : "chat_not_found");
   }
@@ -389,7 +392,7 @@ function bearsToken(member: Member, token: string, now: number): boolean {
 
 /** The chat that an invite token opens and until when (milliseconds since 1970). */
 function authoriseInvite(token: string, call: Call, party: Party): { chat: Chat; expiresAt: number } {
-  const { chatId, counter, expiresAt } = readToken(token, "invite", party.secret, call.now);
+  const { chatId, counter, expiresAt } = readToken(token, "invite", party.options.secret, call.now);
   if (!call.chatId.endsWith(chatId)) throw new ApiError("wrong_chat");
   const chat = party.chats.get(call.chatId);
   if (!chat) throw new ApiError("chat_not_found");
@@ -408,13 +411,16 @@ function readJoin(call: Call, party: Party): { chat: Chat; username: () => strin
     if (authorization !== undefined) authoriseInvite(bearerToken(authorization), call, party);
     throw error;
   }
-  const fromBody = body["invite_token"];
-  const inBody = given(fromBody) && fromBody !== "";
-  if (inBody && typeof fromBody !== "string") throw new ApiError("invalid_token");
-  const token = inBody ? String(fromBody) : bearerToken(authorization, JOIN_WITHOUT_TOKEN);
-  const username = (): string | undefined =>
-    given(body["username"]) ? cleanUsername(body["username"]) : undefined;
-  return { chat: authoriseInvite(token, call, party).chat, username };
+  const inBody = body["invite_token"] === "" ? null : body["invite_token"];
+  const token = inBody ?? bearerToken(authorization, JOIN_WITHOUT_TOKEN);
+  if (typeof token !== "string") throw new ApiError("invalid_token");
+  return { chat: authoriseInvite(token, call, party).chat, username: () => readUsername(body) };
+}
+
+/** A clean name, or undefined where none is given; `null` is what many a language writes for that. */
+function readUsername(body: Record<string, unknown>): string | undefined {
+  const username = body["username"] ?? undefined;
+  return username === undefined ? undefined : cleanUsername(username);
 }
 
 const JOIN_WITHOUT_TOKEN =
@@ -425,11 +431,6 @@ function bearerToken(header: string | undefined, sentence?: string): string {
   const token = (header ?? "").replace(/^bearer(?: +|$)/i, "");
   if (token === "") throw new ApiError("missing_token", sentence);
   return token;
-}
-
-/** `null` counts as not given, as many a language writes it for what is left out. */
-function given(value: unknown): boolean {
-  return value !== undefined && value !== null;
 }
 
 /** The Idempotency-Key, if there is one: `shortest` to 64 printable ASCII characters. */
@@ -594,44 +595,6 @@ function addressUrl(scheme: "http" | "https", address: string, port: number): st
   return new URL(`${scheme}://${isIPv6(address) ? `[${address}]` : address}:${port}`).origin;
 }
 
-function helpText(base: string): string {
-  return `Watch Party: a chat for up to six people. Nothing is stored, sessions last six hours.
-Open ${base} in a browser for the page. For scripts, every part of it works with curl
-(these lines are for sh and use jq to read JSON):
-
-Start a chat; it answers with your session token:
-
-  answer=$(curl -s -X POST "${base}/create" -d '{"username": "Ana"}')
-  token=$(printf %s "$answer" | jq -r .session_token)
-  chat="${base}/$(printf %s "$answer" | jq -r .chat_id)"
-
-Make a magic link that lets up to five others in:
-
-  curl -s -X POST "$chat/invite" -H "Authorization: Bearer $token"
-
-Join with what stands behind #invite= in a magic link (a seat and a token of one's own):
-
-  invite=$(curl -s -X POST "$chat/invite" -H "Authorization: Bearer $token" | jq -r .invite_token)
-  bot=$(curl -s -X POST "$chat/join" -H "Authorization: Bearer $invite" -d '{"username": "Bot"}' | jq -r .session_token)
-
-Say something, and read:
-
-  curl -s "$chat" -H "Authorization: Bearer $token" -H "Content-Type: text/plain" -d "Hello from curl"
-  curl -s "$chat" -H "Authorization: Bearer $bot"
-
-A bot in five lines, which answers every ping with a pong:
-
-  cursor=latest
-  while answer=$(curl -sf "$chat?since=$cursor&wait=25" -H "Authorization: Bearer $bot"); do
-    cursor=$(printf %s "$answer" | jq .cursor)
-    printf %s "$answer" | jq -e 'any(.messages[]; .text == "ping")' > /dev/null && curl -s "$chat" -H "Authorization: Bearer $bot" -d '{"text": "pong"}'
-  done
-
-Also: POST $chat/leave, DELETE $chat/invite (revoke the links), DELETE $chat/members/<id>, DELETE $chat (end it).
-All of it, with every error: ${base}/openapi.json
-`;
-}
-
 /* ------------------------------------------------------------------------------------------------
  * Chats. The store: seats, the last 30 messages, cursors, waiting readers, expiry. It knows nothing of
  * HTTP and has no timer: `expire` and `sweep` do what is due by the clock they were given.
@@ -654,48 +617,27 @@ interface PostedKey {
 type WaitEnd = "answer" | "retry" | ErrorCode;
 
 /** A seat in a chat, for as long as it is held. */
-class Member {
-  readonly id: string;
+interface Member {
   readonly chat: Chat;
-  /** 1 to 6: the lowest that was free. */
+  /** The member's number in the chat; the creator's is 1. */
+  readonly id: string;
+  /** 1 to 6, the lowest that was free. */
   readonly seat: number;
   readonly username: string;
   readonly usernameJson: string;
+  /** The name as it is compared. */
   readonly folded: string;
   readonly joinedAt: number;
   readonly expiresAt: number;
   readonly token: string;
-  /** Digest of the Idempotency-Key that this seat was taken with. */
+  /** Digest of the Idempotency-Key that took this seat. */
   readonly key: string | undefined;
   lastSeen: number;
-  /** How many polls it holds now. */
-  polls = 0;
+  /** How many polls it holds. */
+  polls: number;
   /** The bucket of its messages. */
-  posts = 0;
+  posts: number;
   keys: Map<string, PostedKey> | undefined;
-
-  constructor(
-    chat: Chat,
-    seat: number,
-    username: string,
-    key: string | undefined,
-    now: number,
-    secret: Buffer,
-  ) {
-    chat.membersEver += 1;
-    this.id = String(chat.membersEver);
-    this.chat = chat;
-    this.seat = seat;
-    this.username = username;
-    this.usernameJson = JSON.stringify(username);
-    this.folded = foldUsername(username);
-    this.joinedAt = now;
-    this.lastSeen = now;
-    this.expiresAt = now + LIMITS.sessionMs;
-    this.key = key;
-    const payload = { counter: chat.membersEver, chatId: chat.id.slice(-16), expiresAt: this.expiresAt };
-    this.token = signToken({ kind: "session", ...payload }, secret);
-  }
 }
 
 class Chat {
@@ -706,7 +648,8 @@ class Chat {
   readonly waiters = new Set<Waiter>();
   creator: Member | undefined;
   membersEver = 0;
-  cursor = 0;
+  /** Grows with every change a reader can see; the first was the creator's joining. */
+  cursor = 1;
   /** Id of the newest message no longer kept. */
   lastDropped = 0;
   inviteGeneration = 0;
@@ -717,7 +660,7 @@ class Chat {
 }
 
 /** One held poll. Whoever holds it sets `onEnd`, which is called once. */
-class Waiter {
+interface Waiter {
   readonly member: Member;
   readonly since: number;
   readonly heldAt: number;
@@ -725,22 +668,6 @@ class Waiter {
   readonly browser: string | undefined;
   readonly visible: boolean;
   onEnd: ((end: WaitEnd) => void) | undefined;
-
-  constructor(member: Member, now: number, wait: number, browser: string | undefined, visible: boolean) {
-    this.member = member;
-    this.since = member.chat.cursor;
-    this.heldAt = now;
-    this.wait = wait;
-    this.browser = browser;
-    this.visible = visible;
-  }
-}
-
-export interface ChatsOptions {
-  secret: Buffer;
-  now: () => number;
-  maxChats?: number | undefined;
-  node?: string | undefined;
 }
 
 export class Chats {
@@ -758,7 +685,7 @@ export class Chats {
   readonly #maxChats: number;
   readonly #prefix: string;
 
-  constructor({ secret, now, maxChats = 1_000, node }: ChatsOptions) {
+  constructor({ secret = randomBytes(32), now = Date.now, maxChats = 1_000, node }: AppOptions) {
     this.#secret = secret;
     this.#now = now;
     this.#maxChats = maxChats;
@@ -815,27 +742,37 @@ export class Chats {
     let seat = 1;
     while (chat.members.some((member) => member.seat === seat)) seat += 1;
     const name = username ?? guestName(chat, seat);
-    const member = new Member(chat, seat, name, key && digest(key), this.#now(), this.#secret);
+    const now = this.#now();
+    const expiresAt = now + LIMITS.sessionMs;
+    chat.membersEver += 1;
+    const member: Member = {
+      chat,
+      id: String(chat.membersEver),
+      seat,
+      username: name,
+      usernameJson: JSON.stringify(name),
+      folded: foldUsername(name),
+      joinedAt: now,
+      expiresAt,
+      token: this.#sign("session", chat, chat.membersEver, expiresAt),
+      key: key && digest(key),
+      lastSeen: now,
+      polls: 0,
+      posts: 0,
+      keys: undefined,
+    };
     chat.members.push(member);
     this.#sessions.add(member);
-    if (chat.cursor === 0) chat.cursor = 1;
     return member;
   }
 
-  /** The seat that was taken by a create with this key in the last ten minutes, while it is held. */
-  findCreated(key: string | undefined): Member | undefined {
-    const member = key === undefined ? undefined : this.#created.get(digest(key));
+  /** The seat taken with this key in the last ten minutes, while it is held: by a create, or by a join to `chat`. */
+  findSeat(key: string | undefined, chat?: Chat): Member | undefined {
+    if (key === undefined) return undefined;
+    const wanted = digest(key);
+    const joined = chat?.members.find((each) => each.key === wanted && each.id !== "1");
+    const member = chat ? joined : this.#created.get(wanted);
     return member && this.#isFresh(member.joinedAt) ? member : undefined;
-  }
-
-  /** As findCreated, for a join to this chat. */
-  findJoined(chat: Chat, key: string | undefined): Member | undefined {
-    const wanted = key === undefined ? undefined : digest(key);
-    if (wanted === undefined) return undefined;
-    return chat.members.find(
-      (member) =>
-        member.key === wanted && this.#created.get(wanted) !== member && this.#isFresh(member.joinedAt),
-    );
   }
 
   #isFresh(time: number): boolean {
@@ -844,8 +781,11 @@ export class Chats {
 
   /** An invite token for the links that are valid now; `expiresAt` in milliseconds since 1970. */
   inviteToken(chat: Chat, expiresAt: number): string {
-    const payload = { counter: chat.inviteGeneration, chatId: chat.id.slice(-16), expiresAt };
-    return signToken({ kind: "invite", ...payload }, this.#secret);
+    return this.#sign("invite", chat, chat.inviteGeneration, expiresAt);
+  }
+
+  #sign(kind: TokenPayload["kind"], chat: Chat, counter: number, expiresAt: number): string {
+    return signToken({ kind, chatId: chat.id.slice(-16), counter, expiresAt }, this.#secret);
   }
 
   /** Adds a message (clean text) and wakes who waits for it. Returns its JSON, a MessageView. */
@@ -932,7 +872,9 @@ export class Chats {
       if (!hidden) return undefined;
       this.#finish(hidden, "retry");
     }
-    const waiter = new Waiter(member, this.#now(), wait, browser, visible);
+    const heldAt = this.#now();
+    const since = member.chat.cursor;
+    const waiter: Waiter = { member, since, heldAt, wait, browser, visible, onEnd: undefined };
     member.chat.waiters.add(waiter);
     member.polls += 1;
     this.waiting += 1;
@@ -1214,6 +1156,11 @@ class Buckets {
   }
 }
 
+/** @throws ApiError rate_limited */
+function countCall(what: "create" | "join" | "refused", call: Call, party: Party): void {
+  if (party.options.rateLimit !== false) party.buckets[what].take(countedAddress(call, party), call.now);
+}
+
 /** Whom to count: the address, of IPv6 the /64 that one household or machine has to itself. */
 function countedAddress(call: Call, { options }: Party): string {
   const claimed = plainAddress(forwarded(call, options, "for"));
@@ -1271,9 +1218,9 @@ export type ErrorCode = keyof typeof ERRORS;
 /** Anything that is refused: a code of the catalogue, with a sentence of its own where that one helps more. */
 export class ApiError extends Error {
   readonly code: ErrorCode;
-  readonly headers: Record<string, string | number>;
+  readonly headers: Headers;
 
-  constructor(code: ErrorCode, sentence?: string, headers: Record<string, string | number> = {}) {
+  constructor(code: ErrorCode, sentence?: string, headers: Headers = {}) {
     super(sentence ?? ERRORS[code][1]);
     this.code = code;
     this.headers = headers;
@@ -1288,18 +1235,16 @@ export class ApiError extends Error {
 }
 
 /** The reply to whatever was thrown. Bad tokens are counted, and past their limit told to wait. */
-function refusal(error: unknown, call: Call | undefined, party: Party): Reply {
-  if (!(error instanceof ApiError)) {
-    (party.options.logError ?? console.error)(error);
-    return new ApiError("internal").reply;
-  }
-  if (error.code !== "invalid_token" || !call || party.options.rateLimit === false) return error.reply;
+function refusal(thrown: unknown, call: Call, party: Party): Reply {
+  let error = thrown;
   try {
-    party.buckets.refused.take(countedAddress(call, party), call.now);
-    return error.reply;
+    if (error instanceof ApiError && error.code === "invalid_token") countCall("refused", call, party);
   } catch (limited) {
-    return limited instanceof ApiError ? limited.reply : error.reply;
+    error = limited;
   }
+  if (error instanceof ApiError) return error.reply;
+  (party.options.logError ?? console.error)(error);
+  return new ApiError("internal").reply;
 }
 
 /* ------------------------------------------------------------------------------------------------
@@ -1320,11 +1265,11 @@ const API_HEADERS = {
 const { "Content-Type": _, ...EMPTY_HEADERS } = API_HEADERS;
 const NO_CONTENT: Reply = { status: 204, headers: EMPTY_HEADERS, body: "" };
 
-function json(status: number, value: object, headers?: Record<string, string | number>): Reply {
+function json(status: number, value: object, headers?: Headers): Reply {
   return jsonText(status, JSON.stringify(value), headers);
 }
 
-function jsonText(status: number, body: string, headers?: Record<string, string | number>): Reply {
+function jsonText(status: number, body: string, headers?: Headers): Reply {
   return { status, headers: { ...API_HEADERS, "Content-Length": Buffer.byteLength(body), ...headers }, body };
 }
 
@@ -1359,7 +1304,7 @@ function answer(exchange: Exchange, make: () => Reply | Waiter | undefined): voi
   } catch (error) {
     outcome = refusal(error, call, party);
   }
-  if (outcome instanceof Waiter) hold(exchange, outcome);
+  if (outcome && "heldAt" in outcome) hold(exchange, outcome);
   else if (outcome) send(exchange, outcome);
 }
 
@@ -1367,20 +1312,18 @@ function answer(exchange: Exchange, make: () => Reply | Waiter | undefined): voi
 function dispatch(exchange: Exchange): Reply | Waiter | undefined {
   const { req, call, party } = exchange;
   startClock(call, party);
-  if (call.headers.host === undefined && req.httpVersion === "1.1")
-    throw new ApiError("bad_request", undefined, CLOSE);
+  const isHostless = call.headers.host === undefined && req.httpVersion === "1.1";
+  if (isHostless) throw new ApiError("bad_request", undefined, CLOSE);
   if (party.stopping) throw new ApiError("stopping");
   const endpoint = findEndpoint(call.path);
   if (!endpoint) return replyToUnknownPath(call);
   if (call.method === "OPTIONS") return replyToOptions(endpoint.methods);
   const route = endpoint.methods.get(call.method);
-  if (!route)
-    throw new ApiError("method_not_allowed", undefined, { Allow: allowedMethods(endpoint.methods) });
+  if (!route) throw methodNotAllowed(endpoint.methods);
   if (route.page && wantsPage(call)) return pageReply(call, 200);
   call.chatId = endpoint.chatId;
   call.memberId = endpoint.memberId;
-  if (route.rate && party.options.rateLimit !== false)
-    party.buckets[route.rate].take(countedAddress(call, party), call.now);
+  if (route.rate) countCall(route.rate, call, party);
   if (!route.body) return runRoute(route, call, party);
   if (route.caller !== "anyone") authoriseMember(call, party, route.caller);
   readBody(exchange, route);
@@ -1389,7 +1332,7 @@ function dispatch(exchange: Exchange): Reply | Waiter | undefined {
 
 /** The time of a call; what is over by then is over before it is looked at. */
 function startClock(call: Call, party: Party): void {
-  call.now = party.now();
+  call.now = party.options.now();
   party.chats.expire(call.now);
 }
 
@@ -1453,7 +1396,7 @@ function hold(exchange: Exchange, waiter: Waiter): void {
   waiter.onEnd = (end) => {
     answer(exchange, () => {
       if (end !== "answer" && end !== "retry") throw new ApiError(end);
-      return pollReply(waiter.member, waiter.since, party.now(), end === "retry");
+      return pollReply(waiter.member, waiter.since, party.options.now(), end === "retry");
     });
   };
   res.once("close", () => party.chats.release(waiter));
@@ -1469,11 +1412,8 @@ const CLOSE = { Connection: "close" };
 
 /** Path and query of a request target; of an absolute one (RFC 9112, section 3.2.2) too. */
 function splitTarget(target: string): { path: string; query: string } {
-  const local = target.startsWith("/") ? target : target.replace(/^https?:\/\/[^/?]*/i, "");
-  const mark = local.indexOf("?");
-  return mark < 0
-    ? { path: local || "/", query: "" }
-    : { path: local.slice(0, mark) || "/", query: local.slice(mark + 1) };
+  const [path, query = ""] = target.replace(/^https?:\/\/[^/?]*/i, "").split("?", 2);
+  return { path: path || "/", query };
 }
 
 function replyToUnknownPath(call: Call): Reply {
@@ -1529,12 +1469,8 @@ const PAGE_HEADERS = {
 
 /** Whether an Accept-Encoding header names a coding and does not weigh it 0 (RFC 9110, section 12.5.3). */
 function accepts(header: string | string[] | undefined, coding: string): boolean {
-  return String(header ?? "")
-    .split(",")
-    .some((part) => {
-      const [name, weight = ""] = part.trim().split(/ *; */);
-      return name === coding && !/^q=0(?:\.0*)?$/.test(weight);
-    });
+  const pattern = `(?:^|,) *${coding} *(?:$|,|;(?! *q=0(?:\\.0*)? *(?:$|,)))`;
+  return new RegExp(pattern).test(String(header ?? ""));
 }
 
 /** What Node would answer by itself, in the shape of all errors. The request cannot be read, so the connection ends. */
@@ -1580,17 +1516,16 @@ const SERVER_OPTIONS = {
 };
 
 /** The server, not yet listening. */
-export function createApp(options: AppOptions = {}): App {
-  const { secret = randomBytes(32), now = Date.now, log } = options;
-  const chats = new Chats({ secret, now, maxChats: options.maxChats, node: options.node });
+export function createApp(given: AppOptions = {}): App {
+  const options = { secret: randomBytes(32), now: Date.now, ...given };
   const buckets = {
     create: new Buckets(RATES.create),
     join: new Buckets(RATES.join),
     refused: new Buckets(RATES.refused),
   };
-  const party: Party = { options, secret, now, chats, buckets, stopping: false };
+  const party: Party = { options, chats: new Chats(options), buckets, stopping: false };
   const listener = (req: IncomingMessage, res: ServerResponse): void => {
-    if (log) logWhenDone(req, res, log);
+    if (options.log) logWhenDone(req, res, options.log);
     handleRequest(req, res, party);
   };
   const server = options.tls
@@ -1602,13 +1537,13 @@ export function createApp(options: AppOptions = {}): App {
   );
   // An expectation other than 100-continue may be ignored (RFC 9110, section 10.1.1).
   server.on("checkExpectation", listener);
-  return { server, chats, sweep: () => sweep(party), stop: () => stopServer(server, party) };
+  return { server, chats: party.chats, sweep: () => sweep(party), stop: () => stopServer(server, party) };
 }
 
-function sweep({ chats, buckets, now }: Party): void {
-  const time = now();
-  chats.sweep(time);
-  for (const each of Object.values(buckets)) each.sweep(time);
+function sweep({ chats, buckets, options }: Party): void {
+  const now = options.now();
+  chats.sweep(now);
+  for (const each of Object.values(buckets)) each.sweep(now);
 }
 
 /** Ends held polls, lets requests under way finish, and closes what is left after a second and a half. */
@@ -1638,19 +1573,6 @@ function logWhenDone(req: IncomingMessage, res: ServerResponse, log: (line: stri
   });
 }
 
-interface Settings {
-  port: number | undefined;
-  host: string | undefined;
-  url: string | undefined;
-  "tls-cert": string | undefined;
-  "tls-key": string | undefined;
-  "trust-proxy": boolean;
-  "max-chats": number | undefined;
-  "no-rate-limit": boolean;
-  node: string | undefined;
-  verbose: boolean;
-}
-
 /** Something that ends the program before it runs: one line, and the exit code (2 usage, 1 circumstances). */
 class StartError extends Error {
   readonly exitCode: 1 | 2;
@@ -1661,134 +1583,76 @@ class StartError extends Error {
   }
 }
 
-/** The flags: what --help says of each, the placeholder of its value, and what a value must be. */
+/** The flags: whether a value follows, and what it must be. What each does says docs/usage.txt, which is --help. */
 const FLAGS = {
-  port: { value: "NUMBER", about: "Port to listen on (8080, or the next free one)", fits: /^[0-9]{1,5}$/ },
-  host: { value: "ADDRESS", about: "Address to listen on (all, IPv4 and IPv6)", fits: /^[^\s/]+$/ },
-  url: { value: "URL", about: "Scheme and host that links begin with", fits: /^https?:\/\/[^\s/?#@]+\/?$/i },
-  "tls-cert": { value: "FILE", about: "Certificate (PEM), to serve https", fits: /./ },
-  "tls-key": { value: "FILE", about: "The certificate's private key (PEM)", fits: /./ },
-  "trust-proxy": { about: "Believe the nearest proxy's X-Forwarded-For, -Proto and -Host" },
-  "max-chats": { value: "N", about: "Chats at the same time (1000)", fits: /^[1-9][0-9]{0,8}$/ },
-  "no-rate-limit": { about: "Never answer 429" },
-  node: {
-    value: "NAME",
-    about: "Begin chat ids with NAME-, for a proxy to route by",
-    fits: /^[a-z0-9]{1,16}$/,
-  },
-  verbose: { about: "Write one line a request" },
-  version: { about: "Print the version" },
-  help: { about: "Print this" },
-} as const satisfies Record<string, { value?: string; about: string; fits?: RegExp }>;
+  port: { type: "string", fits: /^[0-9]{1,5}$/ },
+  host: { type: "string", fits: /^[^\s/]+$/ },
+  url: { type: "string", fits: /^https?:\/\/[^\s/?#@]+\/?$/i },
+  "tls-cert": { type: "string", fits: /./ },
+  "tls-key": { type: "string", fits: /./ },
+  "trust-proxy": { type: "boolean", fits: /^(?:1|0|true|false)$/ },
+  "max-chats": { type: "string", fits: /^[1-9][0-9]{0,8}$/ },
+  "no-rate-limit": { type: "boolean", fits: /^(?:1|0|true|false)$/ },
+  node: { type: "string", fits: /^[a-z0-9]{1,16}$/ },
+  verbose: { type: "boolean", fits: /^(?:1|0|true|false)$/ },
+  version: { type: "boolean", fits: /^true$/ },
+  help: { type: "boolean", fits: /^true$/ },
+} as const;
 
 type FlagName = keyof typeof FLAGS;
+type Settings = ReturnType<typeof readSettings>;
 
-function isFlag(name: string): name is FlagName {
-  return Object.hasOwn(FLAGS, name);
-}
-
-function flagHelp(): string {
-  const lines = Object.entries(FLAGS).map(([name, flag]) => {
-    const usage = `--${name}${"value" in flag ? ` ${flag.value}` : ""}`;
-    const variable = name === "help" || name === "version" ? "" : `  [${variableName(name)}]`;
-    return `  ${usage.padEnd(20)} ${flag.about}${variable}`;
-  });
-  return `Usage: watch-party [flags]
-
-A group chat for up to six people that anybody can host. Open the address it prints and share a link.
-
-${lines.join("\n")}
-
-Each may be set by the variable in brackets instead; a flag beats it. PORT works too, last in rank.
-
-Examples:
-  watch-party
-  watch-party --port 9000 --url https://chat.example.org --trust-proxy
-`;
-}
-
-function variableName(flag: string): string {
-  return `WATCH_PARTY_${flag.toUpperCase().replaceAll("-", "_")}`;
-}
-
-/**
- * The flags as they were given, by name; of one given twice the last counts.
- * @throws StartError for an unknown flag, a missing value, a stray argument
- */
-function readFlags(argv: string[]): Map<FlagName, string> {
-  const options = Object.fromEntries(
-    Object.entries(FLAGS).map(([name, flag]) => [
-      name,
-      { type: "value" in flag ? ("string" as const) : ("boolean" as const) },
-    ]),
-  );
-  const flags = new Map<FlagName, string>();
-  for (const token of parseArgs({ args: argv, options, strict: false, tokens: true }).tokens) {
-    if (token.kind !== "option")
-      throw usageError(`"${token.kind === "positional" ? token.value : "--"}" is no flag`);
-    if (!isFlag(token.name) || !token.rawName.startsWith("--"))
-      throw usageError(`unknown flag ${token.rawName}`);
-    const takesValue = "value" in FLAGS[token.name];
-    const isMissing = token.value === undefined || (!token.inlineValue && /^-[^0-9]/.test(token.value));
-    if (takesValue && (isMissing || token.value === "")) throw usageError(`${token.rawName} needs a value`);
-    if (!takesValue && token.value !== undefined) throw usageError(`${token.rawName} takes no value`);
-    flags.set(token.name, token.value ?? "1");
+/** @throws StartError for an unknown flag, a missing value, a stray argument */
+function readFlags(args: string[]): Partial<Record<FlagName, string | boolean>> {
+  try {
+    return parseArgs({ args, options: FLAGS }).values;
+  } catch (error) {
+    // Node's first sentence names the flag; the others explain what this program has no use for.
+    throw usageError(String(error instanceof Error ? error.message : error).split(/\. |\.?\n/, 1)[0] ?? "");
   }
-  return flags;
 }
 
 function usageError(what: string): StartError {
-  return new StartError(2, `watch-party: ${what}; see --help`);
+  return new StartError(2, `watch-party: ${what.replace(/\p{Cc}/gu, " ")}; see --help`);
+}
+
+/** The environment's names for a flag, the first beats the second. */
+function variableNames(flag: FlagName): string[] {
+  const own = `WATCH_PARTY_${flag.toUpperCase().replaceAll("-", "_")}`;
+  return flag === "port" ? [own, "PORT"] : [own];
 }
 
 /**
- * Flags and environment, a flag before a variable.
+ * Flags and environment, a flag before a variable, of which an empty one is not set.
  * @throws StartError for a value that is none
  */
-function readSettings(flags: Map<FlagName, string>, env: NodeJS.ProcessEnv): Settings {
-  const text = (name: FlagName): string | undefined => {
-    const [source, value] = findSetting(name, flags, env);
-    if (value === undefined) return undefined;
-    const flag = FLAGS[name];
-    const fine =
-      "fits" in flag ? flag.fits.test(value) && isInRange(name, value) : /^(?:1|0|true|false)$/.test(value);
-    if (!fine) throw usageError(`${source} cannot be "${value.replace(/\p{Cc}/gu, " ")}"`);
-    return value;
+function readSettings(flags: ReturnType<typeof readFlags>, env: NodeJS.ProcessEnv) {
+  const read = (name: FlagName): string | undefined => {
+    const variable = variableNames(name).find((each) => env[each]) ?? "";
+    const value = flags[name] === undefined ? env[variable] : String(flags[name]);
+    if (value === undefined || isFlagValue(name, value)) return value;
+    throw usageError(`${flags[name] === undefined ? variable : `--${name}`} cannot be "${value}"`);
   };
-  const number = (name: FlagName): number | undefined =>
-    text(name) === undefined ? undefined : Number(text(name));
-  const toggle = (name: FlagName): boolean => /^(?:1|true)$/.test(text(name) ?? "");
-  const settings = {
-    port: number("port"),
-    host: text("host"),
-    url: text("url") && new URL(text("url") ?? "").origin,
-    "tls-cert": text("tls-cert"),
-    "tls-key": text("tls-key"),
-    "trust-proxy": toggle("trust-proxy"),
-    "max-chats": number("max-chats"),
-    "no-rate-limit": toggle("no-rate-limit"),
-    node: text("node"),
-    verbose: toggle("verbose"),
+  const isOn = (name: FlagName): boolean => /^(?:1|true)$/.test(read(name) ?? "");
+  const [port, url, maxChats] = [read("port"), read("url"), read("max-chats")];
+  const [cert, key] = [read("tls-cert"), read("tls-key")];
+  if ((cert === undefined) !== (key === undefined))
+    throw usageError("--tls-cert and --tls-key need each other");
+  return {
+    port: port === undefined ? undefined : Number(port),
+    host: read("host"),
+    url: url === undefined ? undefined : new URL(url).origin,
+    tlsFiles: cert === undefined || key === undefined ? undefined : { cert, key },
+    trustProxy: isOn("trust-proxy"),
+    maxChats: maxChats === undefined ? undefined : Number(maxChats),
+    rateLimit: !isOn("no-rate-limit"),
+    node: read("node"),
+    verbose: isOn("verbose"),
   };
-  const [one, other] = settings["tls-cert"] === undefined ? ["tls-key", "tls-cert"] : ["tls-cert", "tls-key"];
-  if ((settings["tls-cert"] === undefined) !== (settings["tls-key"] === undefined))
-    throw usageError(`--${one} needs --${other} beside it`);
-  return settings;
 }
 
-/** Where a setting comes from and what it says; an empty variable is not set. */
-function findSetting(
-  name: FlagName,
-  flags: Map<FlagName, string>,
-  env: NodeJS.ProcessEnv,
-): [source: string, value: string | undefined] {
-  const variables = name === "port" ? [variableName(name), "PORT"] : [variableName(name)];
-  const variable = variables.find((each) => env[each]);
-  if (flags.has(name) || variable === undefined) return [`--${name}`, flags.get(name)];
-  return [variable, env[variable]];
-}
-
-function isInRange(name: FlagName, value: string): boolean {
+function isFlagValue(name: FlagName, value: string): boolean {
+  if (!FLAGS[name].fits.test(value)) return false;
   return name === "port" ? Number(value) <= 65_535 : name !== "url" || URL.canParse(value);
 }
 
@@ -1799,8 +1663,8 @@ export async function main(argv: string[], env: NodeJS.ProcessEnv): Promise<void
   process.stderr.on("error", () => {});
   try {
     const flags = readFlags(argv);
-    if (flags.has("help")) print(flagHelp());
-    else if (flags.has("version")) print(`watch-party ${assets.version}\n`);
+    if (flags.help) print(assets.usage);
+    else if (flags.version) print(`watch-party ${assets.version}\n`);
     else await runServer(readSettings(flags, env));
   } catch (error) {
     if (!(error instanceof StartError)) throw error;
@@ -1816,15 +1680,10 @@ function print(text: string): void {
 async function runServer(settings: Settings): Promise<void> {
   let addresses = await findLanAddresses();
   const app = createApp({
-    host: settings.host,
-    url: settings.url,
-    tls: readCertificate(settings),
-    trustProxy: settings["trust-proxy"],
-    rateLimit: !settings["no-rate-limit"],
-    node: settings.node,
+    ...settings,
+    tls: settings.tlsFiles && readCertificate(settings.tlsFiles),
     lanAddress: () => addresses[0]?.address,
     log: settings.verbose ? (line) => print(`${line}\n`) : undefined,
-    ...(settings["max-chats"] !== undefined && { maxChats: settings["max-chats"] }),
   });
   const port = await listen(app.server, settings);
   print(banner(settings, port, addresses));
@@ -1836,28 +1695,21 @@ async function runServer(settings: Settings): Promise<void> {
   }
 }
 
-function readCertificate(settings: Settings): { cert: Buffer; key: Buffer } | undefined {
-  if (settings["tls-cert"] === undefined || settings["tls-key"] === undefined) return undefined;
-  const tls = {
-    cert: readFile(settings["tls-cert"], "--tls-cert"),
-    key: readFile(settings["tls-key"], "--tls-key"),
-  };
+/** @throws StartError where the files cannot be read or are not what they should be */
+function readCertificate(files: { cert: string; key: string }): { cert: Buffer; key: Buffer } {
+  let file = files.cert;
   try {
-    https.createServer(tls);
-    return tls;
-  } catch {
+    const cert = readFileSync(file);
+    file = files.key;
+    const key = readFileSync(file);
+    file = `${files.cert} with ${files.key}`;
+    createSecureContext({ cert, key });
+    return { cert, key };
+  } catch (error) {
     throw new StartError(
       1,
-      `watch-party: ${settings["tls-cert"]} and ${settings["tls-key"]} are no certificate and its key; both must be PEM files that belong together`,
+      `watch-party: cannot use ${file} (${errorCode(error)}); check --tls-cert and --tls-key`,
     );
-  }
-}
-
-function readFile(name: string, flag: string): Buffer {
-  try {
-    return readFileSync(name);
-  } catch (error) {
-    throw new StartError(1, `watch-party: cannot read ${name} (${errorCode(error)}); check ${flag}`);
   }
 }
 
@@ -1984,7 +1836,7 @@ function openAddresses(
   port: number,
   lan: LanAddress[],
 ): { url: string; label: string }[] {
-  const scheme = settings["tls-cert"] === undefined ? "http" : "https";
+  const scheme = settings.tlsFiles ? "https" : "http";
   const { host = "::" } = settings;
   const isEverywhere = host === "::" || host === "0.0.0.0";
   const places = isEverywhere

@@ -1,0 +1,128 @@
+// The executable for this machine, as somebody gets it who downloads it: one file that needs nothing beside it.
+
+import assert from "node:assert/strict";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { statSync } from "node:fs";
+import { before, test, type TestContext } from "node:test";
+import { fileURLToPath } from "node:url";
+import assets from "../dist/assets.json" with { type: "json" };
+import { invitationOf, messageOf, plainEnvironment, pollOf, SECOND, send, sessionOf } from "./helpers.ts";
+
+const ROOT = fileURLToPath(new URL("../", import.meta.url));
+const SYSTEMS: Readonly<Record<string, string>> = { win32: "windows", darwin: "macos" };
+const PLATFORM = `${SYSTEMS[process.platform] ?? process.platform}-${process.arch}`;
+const SUFFIX = process.platform === "win32" ? ".exe" : "";
+const EXECUTABLE = `${ROOT}dist/watch-party-${assets.version}-${PLATFORM}${SUFFIX}`;
+
+/** Node's own variables (coverage, flags for the tests) are none of the executable's business. */
+const env = Object.fromEntries(
+  Object.entries(plainEnvironment()).filter(([name]) => !name.startsWith("NODE_")),
+);
+
+before(() => {
+  const made = statSync(EXECUTABLE, { throwIfNoEntry: false });
+  if (made && made.mtimeMs > statSync(`${ROOT}dist/server.cjs`).mtimeMs) return;
+  execFileSync(process.execPath, ["build.mjs", "--package"], { cwd: ROOT, stdio: "pipe" });
+});
+
+test("the executable has at most 110 MB", () => {
+  assert.ok(statSync(EXECUTABLE).size <= 110_000_000, `it has ${statSync(EXECUTABLE).size} bytes`);
+});
+
+test("the executable prints its addresses, and nothing but plain lines where there is no terminal", async (t) => {
+  const { stdout, port } = await start(t);
+  assert.match(stdout, new RegExp(`^Watch Party ${assets.version.replaceAll(".", "\\.")} `));
+  assert.ok(stdout.includes(`  http://localhost:${port} `), stdout);
+  assert.equal(stdout.match(/curl/g)?.length, 1);
+  assert.doesNotMatch(stdout, /(?!\n)\p{Cc}|[▀▄█]/u);
+});
+
+test("the executable serves the page", async (t) => {
+  const program = await start(t);
+  const reply = await send(program, "GET", "/", { headers: { Accept: "text/html" } });
+  assert.equal(reply.status, 200);
+  assert.equal(reply.headers["content-type"], "text/html; charset=utf-8");
+  assert.equal(reply.headers["content-security-policy"], assets.pagePolicy);
+  assert.equal(reply.text, assets.page);
+});
+
+test("the executable serves a chat: create, invite, join, post and poll", async (t) => {
+  const program = await start(t);
+  const ana = sessionOf(await send(program, "POST", "/create", { body: { username: "Ana" } }));
+  const chat = `/${ana.chat_id}`;
+  const { invite_token } = invitationOf(
+    await send(program, "POST", `${chat}/invite`, { token: ana.session_token }),
+  );
+  const ben = sessionOf(
+    await send(program, "POST", `${chat}/join`, { body: { invite_token, username: "Ben" } }),
+  );
+  const { cursor } = pollOf(await send(program, "GET", `${chat}?since=latest`, { token: ben.session_token }));
+
+  // Whichever of the two comes first, the poll brings the message.
+  const poll = send(program, "GET", `${chat}?since=${cursor}&wait=50`, { token: ben.session_token });
+  const body = { text: "Hello from the executable 🎉" };
+  const posted = messageOf(await send(program, "POST", chat, { token: ana.session_token, body }));
+  const { messages, members } = pollOf(await poll);
+  assert.equal(posted.text, body.text);
+  assert.deepEqual(messages, [posted]);
+  assert.deepEqual(
+    members.map(({ username }) => username),
+    ["Ana", "Ben"],
+  );
+});
+
+test("the executable answers --help and --version", () => {
+  const help = run("--help");
+  assert.deepEqual([help.status, help.stderr], [0, ""]);
+  assert.match(help.stdout, /^Usage: watch-party /);
+  assert.match(help.stdout, /--port\b.*WATCH_PARTY_PORT/);
+  const version = run("--version");
+  assert.deepEqual([version.status, version.stderr], [0, ""]);
+  assert.match(version.stdout, /^[^\n]+\n$/);
+  assert.ok(version.stdout.endsWith(`${assets.version}\n`), version.stdout);
+});
+
+test("the executable answers a bad flag with one line and exit code 2", () => {
+  const { status, stdout, stderr } = run("--prot", "8080");
+  assert.deepEqual([status, stdout], [2, ""]);
+  assert.match(stderr, /^[^\n]*--prot\b[^\n]*--help[^\n]*\n$/);
+});
+
+const noSignals = process.platform === "win32" && "Windows ends a program without asking it";
+test(
+  "the executable stops on SIGTERM with exit code 0 within two seconds",
+  { skip: noSignals },
+  async (t) => {
+    const { child } = await start(t);
+    const begun = performance.now();
+    const closed = once(child, "close");
+    child.kill("SIGTERM");
+    assert.deepEqual(await closed, [0, null]);
+    assert.ok(performance.now() - begun < 2 * SECOND);
+  },
+);
+
+function run(...flags: string[]) {
+  return spawnSync(EXECUTABLE, flags, { env, encoding: "utf8" });
+}
+
+/** Starts the executable on a free port; returns when it has printed everything. Stopped when the test is over. */
+async function start(t: TestContext) {
+  const child = spawn(EXECUTABLE, ["--port", "0"], { env, stdio: ["ignore", "pipe", "inherit"] });
+  const closed = once(child, "close");
+  t.after(async () => {
+    child.kill();
+    await closed;
+  });
+  const stdout = await new Promise<string>((resolve, reject) => {
+    let text = "";
+    child.stdout.setEncoding("utf8").on("data", (part: string) => {
+      text += part;
+      // Its curl line is the last one.
+      if (/curl[^\n]*\n/.test(text)) resolve(text);
+    });
+    child.once("close", (code) => reject(new Error(`It ended with ${code} and printed: ${text}`)));
+  });
+  return { child, stdout, port: Number(/:(\d+) /.exec(stdout)?.[1]) };
+}
