@@ -1141,13 +1141,11 @@ async function callOnce(path: string, body: Record<string, string>): Promise<Ans
   return answer;
 }
 
-/** A seat was taken. Whoever has gone elsewhere meanwhile finds it in the list at home. */
+/** A seat was taken: shows its chat, under the chat's own address. */
 function openChat(session: Session, inviting: boolean): void {
-  saveChat({ session, inviting, title: chatTitle([], Date.parse(session.expires_at)) });
   const path = `/${session.chat_id}`;
-  if (state.at === "live" || state.at === "ended") return;
-  if (location.pathname === path) visit();
-  else go(path);
+  if (location.pathname !== path) history.pushState(null, "", path);
+  enter({ session, inviting, title: chatTitle([], Date.parse(session.expires_at)) });
 }
 
 // ---------------------------------------------------------------------------------------------------------
@@ -1285,14 +1283,13 @@ async function goOn(): Promise<void> {
   const made = await callOnce("/create", { username: old.username });
   if (!made.ok) return setText(ui.endingText, made.message);
   const { chat_id, session_token } = made.value;
-  saveChat({ session: made.value, inviting: true, title: chatTitle([], Date.parse(made.value.expires_at)) });
   const invite = await api<InviteReply>("POST", `/${chat_id}/invite`, { token: session_token });
   if (!invite.ok) return setText(ui.endingText, invite.message);
   const text = `We go on here: ${invite.value.magic_link}`;
   const call = { token: old.session_token, key: `go on ${chat_id}`, body: { text } };
   const posted = await api("POST", `/${old.chat_id}`, call);
   if (!posted.ok) return setText(ui.endingText, posted.message);
-  go(`/${chat_id}`);
+  openChat(made.value, true);
 }
 
 /** Copies a field's text and says what came of it, or what is left to do by hand. */
@@ -1373,71 +1370,502 @@ function chime(): void {
 type Page = ReturnType<typeof findPage>;
 let ui: Page;
 
-/** The one place where markup and script meet: every element that is used, with its kind. */
+/** The one place where markup and script meet: every element that is used, by its id. */
 function findPage() {
   return {
-    icon: element("icon", HTMLLinkElement),
-    door: element("door", HTMLElement),
-    notice: element("notice", HTMLElement),
-    doorTitle: element("door-title", HTMLElement),
-    doorText: element("door-text", HTMLElement),
-    enter: element("enter", HTMLFormElement),
-    nameField: element("name-field", HTMLElement),
-    name: element("name", HTMLInputElement),
-    nameError: element("name-error", HTMLElement),
-    unsentField: element("unsent-field", HTMLElement),
-    unsent: element("unsent", HTMLTextAreaElement),
-    go: element("go", HTMLButtonElement),
-    before: element("before", HTMLElement),
-    chats: element("chats", HTMLElement),
-    chat: element("chat", HTMLElement),
-    home: element("home", HTMLAnchorElement),
-    title: element("title", HTMLElement),
-    seats: element("seats", HTMLButtonElement),
-    inviteOpen: element("invite-open", HTMLButtonElement),
-    banner: element("banner", HTMLElement),
-    ending: element("ending", HTMLElement),
-    endingText: element("ending-text", HTMLElement),
-    goOn: element("go-on", HTMLButtonElement),
-    here: element("here", HTMLElement),
-    log: element("log", HTMLElement),
-    empty: element("empty", HTMLElement),
-    list: element("list", HTMLOListElement),
-    pill: element("pill", HTMLButtonElement),
-    composer: element("composer", HTMLFormElement),
-    counter: element("counter", HTMLElement),
-    message: element("message", HTMLTextAreaElement),
-    send: element("send", HTMLButtonElement),
-    inviteDialog: element("invite-dialog", HTMLDialogElement),
-    invite: element("invite", HTMLElement),
-    inviteClose: element("invite-close", HTMLButtonElement),
-    code: element("code", HTMLButtonElement),
-    qr: element("qr", HTMLCanvasElement),
-    seatsLeft: element("seats-left", HTMLElement),
-    link: element("link", HTMLInputElement),
-    copy: element("copy", HTMLButtonElement),
-    inviteStatus: element("invite-status", HTMLElement),
-    renew: element("renew", HTMLButtonElement),
-    large: element("large", HTMLDialogElement),
-    largeQr: element("large-qr", HTMLCanvasElement),
-    people: element("people", HTMLDialogElement),
-    members: element("members", HTMLElement),
-    askForLink: element("ask-for-link", HTMLElement),
-    sound: element("sound", HTMLInputElement),
-    apiOpen: element("api-open", HTMLButtonElement),
-    leave: element("leave", HTMLButtonElement),
-    end: element("end", HTMLButtonElement),
-    question: element("question", HTMLDialogElement),
-    questionForm: element("question-form", HTMLFormElement),
-    questionTitle: element("question-title", HTMLElement),
-    questionText: element("question-text", HTMLElement),
-    questionError: element("question-error", HTMLElement),
-    questionYes: element("question-yes", HTMLButtonElement),
-    questionNo: element("question-no", HTMLButtonElement),
-    tickField: element("tick-field", HTMLElement),
-    tick: element("tick", HTMLInputElement),
-    api: element("api", HTMLDialogElement),
-    commands: element("commands", HTMLElement),
-    tokenShow: element("token-show", HTMLButtonElement),
+    ...elements(HTMLElement, "door", "notice", "doorTitle", "doorText", "nameField", "nameError", "unsentField"),
+    ...elements(HTMLElement, "before", "chats", "chat", "home", "title", "banner", "ending", "endingText", "here"),
+    ...elements(HTMLElement, "log", "empty", "list", "counter", "invite", "seatsLeft", "inviteStatus"),
+    ...elements(HTMLElement, "members", "askForLink", "questionTitle", "questionText", "questionError"),
+    ...elements(HTMLElement, "tickField", "commands"),
+    ...elements(HTMLButtonElement, "go", "seats", "inviteOpen", "goOn", "pill", "send", "inviteClose", "code"),
+    ...elements(HTMLButtonElement, "copy", "renew", "apiOpen", "leave", "end", "questionYes", "questionNo"),
+    ...elements(HTMLButtonElement, "tokenShow"),
+    ...elements(HTMLInputElement, "name", "link", "sound", "tick"),
+    ...elements(HTMLTextAreaElement, "message", "unsent"),
+    ...elements(HTMLFormElement, "enter", "composer", "questionForm"),
+    ...elements(HTMLDialogElement, "inviteDialog", "large", "people", "question", "api"),
+    ...elements(HTMLCanvasElement, "qr", "largeQr"),
+    ...elements(HTMLLinkElement, "icon"),
   };
 }
+
+function elements<T extends HTMLElement, Id extends string>(kind: new () => T, ...ids: Id[]): Record<Id, T> {
+  const found = ids.map((id) => {
+    const element = document.getElementById(id);
+    if (element instanceof kind) return [id, element];
+    throw new Error(`The page has no ${kind.name} called ${id}.`);
+  });
+  // The edge: fromEntries forgets the keys it was given.
+  return Object.fromEntries(found) as Record<Id, T>;
+}
+
+function render(): void {
+  ui.door.hidden = state.at === "live";
+  ui.chat.hidden = state.at !== "live";
+  if (state.at === "live") renderChat(state);
+  else renderDoor(state);
+  renderSignals();
+}
+
+/** The tab: which chat it is, and how much came while nobody looked. */
+function renderSignals(): void {
+  const unread = state.at === "live" ? state.unread : 0;
+  const names = { home: "", joining: "Join · ", live: "", ended: "Ended · " };
+  const name = state.at === "live" ? `${state.title} · ` : names[state.at];
+  const title = `${unread ? `(${unread}) ` : ""}${name}Watch Party`;
+  if (document.title !== title) document.title = title;
+  const icon = unread ? DOTTED_ICON(plainIcon) : plainIcon;
+  if (ui.icon.href !== icon) ui.icon.href = icon;
+}
+
+let plainIcon = "";
+const DOTTED_ICON = (icon: string) =>
+  icon.replace("%3C/svg", "%3Ccircle cx='25' cy='7' r='7' fill='%23ff3b30'/%3E%3C/svg");
+
+function renderDoor(door: Home | Joining | Ended): void {
+  const isEnd = door.at === "ended";
+  setText(ui.notice, isEnd ? "" : door.notice);
+  setText(ui.doorTitle, doorTitle(door));
+  setText(ui.doorText, doorText(door));
+  ui.nameField.hidden = isEnd;
+  const fieldError = isEnd ? "" : door.fieldError;
+  setText(ui.nameError, fieldError);
+  ui.name.ariaInvalid = String(fieldError !== "");
+  ui.unsentField.hidden = !isEnd || !door.unsent;
+  ui.unsent.value = isEnd ? door.unsent : "";
+  setText(ui.go, isEnd ? "To the start" : door.at === "home" ? "Start a chat" : "Join");
+  ui.go.ariaBusy = !isEnd && door.busy ? "true" : null;
+  const chats = door.at === "home" ? door.chats : [];
+  ui.before.hidden = chats.length === 0;
+  reconcile(ui.chats, chats.map(chatRow), drawChat);
+}
+
+function doorTitle(door: Home | Joining | Ended): string {
+  if (door.at === "ended") return door.sentence;
+  return door.at === "home" ? "Watch Party" : "Join the chat";
+}
+
+function doorText(door: Home | Joining | Ended): string {
+  if (door.at === "home") return "A private chat for up to six. Nothing is saved: when it ends, it is gone.";
+  if (door.at === "ended") return "Nothing of it was saved.";
+  if (!door.look) return "Looking who is there…";
+  const { members, seats_left } = door.look;
+  const free = seats_left === 1 ? "One seat is free." : `${seats_left} seats are free.`;
+  return `${listNames(members)} ${members.length === 1 ? "is" : "are"} here. ${free}`;
+}
+
+interface ChatRow {
+  key: string;
+  title: string;
+  left: string;
+}
+
+function chatRow({ session, title }: SavedChat): ChatRow {
+  const left = timeLeft(Date.parse(session.expires_at) - serverNow());
+  return { key: session.chat_id, title, left: `${left} left` };
+}
+
+function drawChat({ key, title, left }: ChatRow): HTMLElement {
+  const time = make("span", { className: "small muted" }, left);
+  return make("li", {}, make("a", { href: `/${key}` }, make("span", {}, title), time));
+}
+
+function renderChat(live: Live): void {
+  setText(ui.title, live.title);
+  reconcile(ui.seats, seatRows(live), drawSeat);
+  ui.seats.ariaLabel = `People: ${live.members.length} of ${SEATS} here`;
+  setText(ui.banner, live.offline ? "Connection lost. Trying again…" : "");
+  renderEnding(live);
+  renderInvitation(live);
+  renderLog(live);
+  renderPeople(live);
+}
+
+interface SeatRow {
+  key: string;
+  letter: string;
+  hue: number | undefined;
+  online: boolean;
+}
+
+/** Six seats; those without a member are empty circles. */
+function seatRows(live: Live): SeatRow[] {
+  return Array.from({ length: SEATS }, (_, index) => {
+    const member = live.members[index];
+    if (!member) return { key: `seat ${index}`, letter: "", hue: undefined, online: true };
+    const { id, username, online } = member;
+    return { key: id, letter: initial(username), hue: live.hues[id], online };
+  });
+}
+
+function drawSeat({ letter, hue, online }: Omit<SeatRow, "key">): HTMLElement {
+  const seat = make("span", { className: online ? "seat" : "seat absent", ariaHidden: "true" }, letter);
+  if (hue !== undefined && online) seat.dataset["hue"] = String(hue);
+  return seat;
+}
+
+function renderEnding(live: Live): void {
+  const left = live.expiresAt - serverNow();
+  ui.ending.hidden = !live.loaded || left > COUNTDOWN_MS;
+  setText(ui.endingText, `Your six hours here end in ${timeLeft(left)}.`);
+  ui.goOn.hidden = !isCreator(live);
+}
+
+function isCreator(live: Live): boolean {
+  return live.members.some((member) => member.you && member.creator);
+}
+
+/** One panel in two places: in the middle of a new chat, later in a dialog. */
+function renderInvitation(live: Live): void {
+  ui.inviteOpen.hidden = !isCreator(live);
+  ui.here.hidden = !live.inviting;
+  if (live.inviting && ui.invite.parentElement !== ui.here) ui.here.append(ui.invite);
+  const { length } = live.members;
+  setText(ui.seatsLeft, `${Math.max(1, length)} of ${SEATS} here.`);
+  const full = length === SEATS ? "Nobody else can join until a seat is free." : "";
+  setText(ui.inviteStatus, live.inviteStatus || full);
+  const link = live.invite?.magic_link ?? "";
+  if (ui.link.value === link) return;
+  ui.link.value = link;
+  drawCode(ui.qr, link, 224);
+}
+
+/**
+ * A QR code, black on white in any theme. Modules are whole device pixels and what is left over goes to the
+ * margin, which is 4 modules or more: 49 modules (with margins) into 224 px at ratio 1 are 4 px each.
+ */
+function drawCode(canvas: HTMLCanvasElement, text: string, size: number): void {
+  const code = generate(text);
+  const pixels = Math.round(size * devicePixelRatio);
+  const module = Math.floor(pixels / (code.size + 8));
+  const margin = Math.floor((pixels - module * code.size) / 2);
+  canvas.width = canvas.height = pixels;
+  canvas.style.width = canvas.style.height = `${size}px`;
+  const pen = canvas.getContext("2d");
+  if (!pen) return;
+  pen.fillStyle = "#fff";
+  pen.fillRect(0, 0, pixels, pixels);
+  pen.fillStyle = "#000";
+  for (let y = 0; y < code.size; y++)
+    for (let x = 0; x < code.size; x++)
+      if (code.get(x, y)) pen.fillRect(margin + x * module, margin + y * module, module, module);
+}
+
+function showLargeCode(): void {
+  drawCode(ui.largeQr, ui.link.value, Math.min(innerWidth, innerHeight));
+  ui.large.showModal();
+}
+
+/** Whether the end of the log is, or was before the screen changed, what is being read. */
+let stuck = true;
+
+function renderLog(live: Live): void {
+  const rows = logRows(live, Date.now());
+  const anchors = stuck ? [] : visibleItems();
+  const wasLoaded = ui.log.role === "log";
+  reconcile(ui.list, rows, drawRow, wasLoaded ? "fresh" : "");
+  setText(ui.empty, rows.length || live.inviting || !live.loaded ? "" : emptyNote(live));
+  ui.log.hidden = live.inviting && rows.length === 0;
+  if (stuck) scrollToEnd();
+  else holdStill(anchors);
+  ui.pill.hidden = live.below === 0;
+  setText(ui.pill, live.below === 1 ? "1 new message ↓" : `${live.below} new messages ↓`);
+  // Only now: history is not news, and is not to be read out.
+  if (live.loaded) ui.log.role = "log";
+}
+
+function emptyNote(live: Live): string {
+  return `Nobody has written yet. ${linkNote(live)}`;
+}
+
+/** To whom those turn who would like to bring somebody. */
+function linkNote(live: Live): string {
+  const creator = live.members.find((member) => member.creator);
+  if (!creator) return "Whoever started this chat has left, so nobody can invite any more.";
+  return creator.you ? "" : `To bring somebody in, ask ${isolate(creator.username)} for the link.`;
+}
+
+function scrollToEnd(): void {
+  ui.log.scrollTop = ui.log.scrollHeight;
+}
+
+function visibleItems(): [Element, number][] {
+  const { top, bottom } = ui.log.getBoundingClientRect();
+  return [...ui.list.children]
+    .map((item): [Element, DOMRect] => [item, item.getBoundingClientRect()])
+    .filter(([, box]) => box.bottom > top && box.top < bottom)
+    .map(([item, box]) => [item, box.top]);
+}
+
+/** What is being read stays where it is, whatever leaves above it. (`overflow-anchor` is not everywhere.) */
+function holdStill(anchors: readonly [Element, number][]): void {
+  const [item, top] = anchors.find(([one]) => one.isConnected) ?? [];
+  if (item && top !== undefined) ui.log.scrollTop += item.getBoundingClientRect().top - top;
+}
+
+function drawRow(row: Row): HTMLElement {
+  if (row.kind === "gap") return make("li", { className: "line" }, "Older messages are gone");
+  if (row.kind === "line") return make("li", { className: "line" }, make("bdi", {}, row.name), ` ${row.verb}`);
+  const sentAt = new Date(row.at);
+  const title = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" }).format(sentAt);
+  const time = make("time", { dateTime: row.at, title }, clockTime(sentAt));
+  const meta = make("div", { className: "meta" }, make("bdi", {}, row.own ? "You" : row.name), " ", time);
+  const bubble = make("div", { className: "bubble", dir: "auto" }, ...splitLinks(row.text).map(drawPart));
+  bubble.classList.toggle("emoji", isEmojiOnly(row.text));
+  const item = make("li", { className: "message" }, meta, bubble);
+  item.dataset["hue"] = String(row.hue);
+  item.classList.toggle("own", row.own);
+  item.classList.toggle("first", row.first);
+  item.classList.toggle("sending", row.status === "sending");
+  if (row.status === "failed" || row.status === "stale") markFailed(item, row);
+  return item;
+}
+
+function drawPart({ text, href }: { text: string; href?: string }): Node | string {
+  return href ? make("a", { href, target: "_blank", rel: "noopener noreferrer nofollow" }, text) : text;
+}
+
+function markFailed(item: HTMLElement, row: MessageRow): void {
+  item.classList.add("failed");
+  const isOld = row.status === "stale";
+  const again = make("button", { className: "plain" }, isOld ? "Send again?" : "Retry");
+  if (isOld) again.dataset["again"] = row.key;
+  again.addEventListener("click", () => retry(row.key));
+  const drop = make("button", { className: "plain" }, "Delete");
+  drop.addEventListener("click", () => dispatch({ type: "discarded", key: row.key }));
+  const why = row.why || (isOld ? "Perhaps sent already." : "Not sent.");
+  item.append(make("div", { className: "status" }, make("span", { className: "error" }, why), again, drop));
+}
+
+interface PersonRow extends SeatRow {
+  name: string;
+  note: string;
+  removable: boolean;
+}
+
+function renderPeople(live: Live): void {
+  const seats = seatRows(live);
+  const rows = live.members.map(({ username, online, you, creator }, index): PersonRow => {
+    const seat = seats[index] ?? { key: "", letter: "", hue: undefined, online };
+    const roles = [creator && "started this chat", online ? "here" : "away"].filter(Boolean).join(", ");
+    const name = you ? `${username} (you)` : username;
+    return { ...seat, name, note: roles, removable: isCreator(live) && !you };
+  });
+  reconcile(ui.members, rows, drawPerson);
+  setText(ui.askForLink, linkNote(live));
+  ui.end.hidden = !isCreator(live);
+}
+
+function drawPerson(row: PersonRow): HTMLElement {
+  const who = make("span", { className: "who" }, make("bdi", {}, row.name), make("span", {}, row.note));
+  const item = make("li", {}, drawSeat(row), who);
+  if (!row.removable) return item;
+  const remove = make("button", { className: "plain", ariaLabel: `Remove ${row.name}` }, "Remove");
+  remove.addEventListener("click", () => askToRemove(row.key, row.name));
+  item.append(remove);
+  return item;
+}
+
+function drawCommand(label: string, text: string): HTMLElement {
+  const field = make("textarea", { readOnly: true, value: text, rows: 4, spellcheck: false });
+  const button = make("button", { className: "plain" }, "Copy");
+  button.addEventListener("click", async () => setText(button, await copy(field)));
+  return make("label", { className: "command" }, label, field, button);
+}
+
+/** What an item looked like when it was drawn. */
+const marks = new WeakMap<Element, string>();
+
+/**
+ * Makes a list's children those of `items`, drawing anew only what has changed, so that focus, selection and
+ * a screen reader's place survive. New ones get the class `fresh`.
+ */
+function reconcile<T extends { key: string }>(
+  list: HTMLElement,
+  items: readonly T[],
+  draw: (item: T) => HTMLElement,
+  fresh = "",
+): void {
+  const old = new Map([...list.children].map((child) => [child instanceof HTMLElement && child.dataset["key"], child]));
+  const wanted = items.map((item) => {
+    const mark = JSON.stringify(item);
+    const before = old.get(item.key);
+    if (before && marks.get(before) === mark) return before;
+    const element = draw(item);
+    element.dataset["key"] = item.key;
+    marks.set(element, mark);
+    if (fresh && !before) element.classList.add(fresh);
+    return element;
+  });
+  const stays = new Set<Element>(wanted);
+  for (const child of old.values()) if (!stays.has(child)) child.remove();
+  wanted.forEach((child, index) => {
+    if (list.children[index] !== child) list.insertBefore(child, list.children[index] ?? null);
+  });
+}
+
+/** An element with properties and children; text becomes text nodes, never markup. */
+function make<K extends keyof HTMLElementTagNameMap>(
+  tag: K,
+  properties: Partial<HTMLElementTagNameMap[K]>,
+  ...children: (Node | string)[]
+): HTMLElementTagNameMap[K] {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+/** Writing the same text again would make a screen reader say it again. */
+function setText(element: HTMLElement, text: string): void {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+function openDialog(dialog: HTMLDialogElement): void {
+  dialog.showModal();
+  dialog.querySelector("h2")?.focus();
+}
+
+/** A chat leaves the screen: nothing of it stays behind. */
+function leaveScreen(): void {
+  stopPolling();
+  for (const dialog of document.querySelectorAll("dialog")) dialog.close();
+  ui.list.replaceChildren();
+  ui.log.role = null;
+  ui.link.value = "";
+}
+
+/** A finger, for which Enter breaks the line and a keyboard covers half the screen. */
+function isTouch(): boolean {
+  return matchMedia("(pointer: coarse)").matches;
+}
+
+/** On a touch screen nothing is focused unasked: the keyboard would jump up. */
+function focusName(): void {
+  ui.name.value ||= stored("name") ?? "";
+  if (!isTouch()) ui.name.focus();
+}
+
+// ---------------------------------------------------------------------------------------------------------
+// Start: what a person or the browser does, and what is done then.
+
+function onKey(event: KeyboardEvent): void {
+  // While an IME composes, Enter chooses a word; old Safari says so by 229 alone.
+  if (event.key !== "Enter" || event.isComposing || event.keyCode === 229) return;
+  if (event.ctrlKey || event.metaKey || (!event.shiftKey && !isTouch())) {
+    event.preventDefault();
+    send();
+  }
+}
+
+function onScroll(): void {
+  const { scrollHeight, scrollTop, clientHeight } = ui.log;
+  stuck = scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
+  if (stuck && state.at === "live" && state.below) dispatch({ type: "seen", below: false });
+}
+
+function onVisibility(): void {
+  if (!document.hidden) dispatch({ type: "seen", below: !stuck });
+  startPolling();
+}
+
+/** iOS lays its keyboard over the page: what is left of the screen is the visual viewport. */
+function fitViewport(): void {
+  const view = visualViewport;
+  // Zoomed in, the page has to stay as it is.
+  if (!view || Math.abs(view.scale - 1) > 0.01 || state.at !== "live") return;
+  document.documentElement.style.setProperty("--height", `${view.height}px`);
+  scrollTo(0, 0);
+}
+
+/** Links of the page's own lead on without a reload, unless a new tab is wanted. */
+function onLink(event: MouseEvent): void {
+  const link = event.target instanceof Element && event.target.closest("a[href^='/']:not([target])");
+  if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+  event.preventDefault();
+  go(link.getAttribute("href") ?? "/");
+}
+
+/** A dialog closes by its cross, and by a press beside it. */
+function bindDialogs(): void {
+  for (const dialog of document.querySelectorAll("dialog")) {
+    dialog.addEventListener("click", (event) => {
+      if (event.target === dialog) dialog.close();
+    });
+    dialog.querySelector(".close")?.addEventListener("click", () => dialog.close());
+  }
+  onClick(ui.large, () => ui.large.close());
+  onClick(ui.inviteClose, closeInvitation);
+  onClick(ui.questionNo, () => ui.question.close());
+  onSubmit(ui.questionForm, () => void answerYes());
+  ui.api.addEventListener("close", () => ui.commands.replaceChildren());
+}
+
+function bindButtons(): void {
+  onSubmit(ui.enter, () => void openDoor());
+  onSubmit(ui.composer, send);
+  onClick(ui.inviteOpen, openInvitation);
+  onClick(ui.seats, () => openDialog(ui.people));
+  onClick(ui.copy, () => void copyLink());
+  onClick(ui.renew, () => void renewInvitation());
+  onClick(ui.code, showLargeCode);
+  onClick(ui.goOn, () => void goOn());
+  onClick(ui.leave, askToLeave);
+  onClick(ui.end, askToEnd);
+  onClick(ui.tokenShow, () => void showTokens(ui.tokenShow.textContent === "Show the token"));
+  onClick(ui.apiOpen, () => {
+    void showTokens(false);
+    openDialog(ui.api);
+  });
+  onClick(ui.pill, () => {
+    scrollToEnd();
+    if (!isTouch()) ui.message.focus();
+  });
+  // A finger on the button must not take the focus, or the keyboard goes down.
+  ui.send.addEventListener("pointerdown", (event) => event.preventDefault());
+  ui.sound.checked = stored("sound") !== null;
+  ui.sound.addEventListener("change", () => setSound(ui.sound.checked));
+}
+
+function onClick(element: HTMLElement, action: () => void): void {
+  element.addEventListener("click", action);
+}
+
+function onSubmit(form: HTMLFormElement, action: () => void): void {
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    action();
+  });
+}
+
+function bindBrowser(): void {
+  document.addEventListener("click", onLink);
+  document.addEventListener("visibilitychange", onVisibility);
+  document.addEventListener("pointerdown", wakeSound);
+  document.addEventListener("keydown", wakeSound);
+  addEventListener("popstate", visit);
+  // Browsers say both popstate and hashchange; by the second the token is out of the address.
+  addEventListener("hashchange", () => location.hash && visit());
+  addEventListener("online", startPolling);
+  addEventListener("pagehide", stopPolling);
+  addEventListener("pageshow", (event) => event.persisted && startPolling());
+  visualViewport?.addEventListener("resize", fitViewport);
+  visualViewport?.addEventListener("scroll", fitViewport);
+  ui.message.addEventListener("input", onDraft);
+  ui.message.addEventListener("keydown", onKey);
+  ui.log.addEventListener("scroll", onScroll, { passive: true });
+  new ResizeObserver(() => stuck && scrollToEnd()).observe(ui.log);
+  // The countdown, the times left, and keys that grow too old.
+  setInterval(render, 10_000);
+}
+
+function start(): void {
+  ui = findPage();
+  plainIcon = ui.icon.href;
+  bindDialogs();
+  bindButtons();
+  bindBrowser();
+  visit();
+}
+
+if (typeof document !== "undefined") start();

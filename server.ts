@@ -34,6 +34,7 @@
  */
 import { createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import { createSocket } from "node:dgram";
+import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import * as http from "node:http";
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
@@ -239,9 +240,7 @@ for (const route of ROUTES) {
 }
 
 /** What stands at a path, with the ids in it; undefined where nothing does. */
-function findEndpoint(
-  path: string,
-): { methods: Map<string, Route>; chatId: string; memberId: string } | undefined {
+function findEndpoint(path: string): { methods: Map<string, Route>; chatId: string; memberId: string } | undefined {
   const fixed = ENDPOINTS.get(path);
   if (fixed) return { methods: fixed, chatId: "", memberId: "" };
   const [, chatId = "", action, memberId, more] = path.split("/", 5);
@@ -253,10 +252,6 @@ function findEndpoint(
 
 function allowedMethods(methods: Map<string, Route>): string {
   return [...methods.keys(), "OPTIONS"].join(", ");
-}
-
-function methodNotAllowed(methods: Map<string, Route>): ApiError {
-  return new ApiError("method_not_allowed", undefined, { Allow: allowedMethods(methods) });
 }
 
 /* ------------------------------------------------------------------------------------------------
@@ -273,12 +268,12 @@ function createChat(call: Call, party: Party): Reply {
 }
 
 function joinChat(call: Call, party: Party): Reply {
-  const { chat, username } = readJoin(call, party);
+  const { chat, body } = readJoin(call, party);
   const key = readKey(call, 22);
   const earlier = party.chats.findSeat(key, chat);
   if (earlier) return sessionReply(200, earlier, call, party);
   if (chat.members.length === LIMITS.seats) throw new ApiError("chat_full");
-  return sessionReply(201, party.chats.join(chat, username(), key), call, party);
+  return sessionReply(201, party.chats.join(chat, readUsername(body), key), call, party);
 }
 
 function makeInvite(call: Call, party: Party, { chat }: Member): Reply {
@@ -304,7 +299,7 @@ function lookAtInvite(call: Call, party: Party): Reply {
 }
 
 function revokeInvites(_call: Call, _party: Party, { chat }: Member): Reply {
-  chat.inviteGeneration += 1;
+  chat.inviteGeneration = (chat.inviteGeneration + 1) % COUNTERS;
   return NO_CONTENT;
 }
 
@@ -337,8 +332,7 @@ function leaveChat(_call: Call, { chats }: Party, member: Member): Reply {
 
 function removeMember(call: Call, { chats }: Party, creator: Member): Reply {
   const member = creator.chat.members.find(({ id }) => id === call.memberId);
-  if (!member)
-    throw new ApiError("not_found", "Nobody of that id is in this chat; GET the chat for its members.");
+  if (!member) throw new ApiError("not_found");
   chats.free(member, "revoked_token");
   return NO_CONTENT;
 }
@@ -375,7 +369,7 @@ function authoriseMember(call: Call, party: Party, caller: "member" | "creator")
   if (!chat || !member) {
     // Not somebody who sits here, so why is asked of the token itself. The hash is paid for here alone.
     const { chatId } = readToken(token, "session", party.options.secret, call.now);
-    if (!call.chatId.endsWith(chatId)) throw new ApiError("wrong_chat");
+    if (call.chatId !== party.chats.prefix + chatId) throw new ApiError("wrong_chat");
     throw new ApiError(chat ? "revoked_token" : "chat_not_found");
   }
   if (caller === "creator" && chat.creator !== member) throw new ApiError("not_creator");
@@ -385,23 +379,21 @@ function authoriseMember(call: Call, party: Party, caller: "member" | "creator")
 /** A seat remembers the token that was signed for it: comparing costs a tenth of signing anew. */
 function bearsToken(member: Member, token: string, now: number): boolean {
   // The first four characters are the member's number, no secret: whose token it claims to be.
-  return (
-    token.startsWith(member.token.slice(0, 4)) && sameBytes(token, member.token) && now < member.expiresAt
-  );
+  return token.startsWith(member.token.slice(0, 4)) && sameBytes(token, member.token) && now < member.expiresAt;
 }
 
 /** The chat that an invite token opens and until when (milliseconds since 1970). */
 function authoriseInvite(token: string, call: Call, party: Party): { chat: Chat; expiresAt: number } {
   const { chatId, counter, expiresAt } = readToken(token, "invite", party.options.secret, call.now);
-  if (!call.chatId.endsWith(chatId)) throw new ApiError("wrong_chat");
+  if (call.chatId !== party.chats.prefix + chatId) throw new ApiError("wrong_chat");
   const chat = party.chats.get(call.chatId);
   if (!chat) throw new ApiError("chat_not_found");
   if (counter !== chat.inviteGeneration) throw new ApiError("revoked_token");
   return { chat, expiresAt };
 }
 
-/** The chat to join and the name to bear. The name is looked at last, when there is a seat to put it on. */
-function readJoin(call: Call, party: Party): { chat: Chat; username: () => string | undefined } {
+/** The body of a join, and the chat that the invitation in it, or else in the header, opens. */
+function readJoin(call: Call, party: Party): { chat: Chat; body: Record<string, unknown> } {
   const { authorization } = call.headers;
   let body: Record<string, unknown>;
   try {
@@ -412,9 +404,9 @@ function readJoin(call: Call, party: Party): { chat: Chat; username: () => strin
     throw error;
   }
   const inBody = body["invite_token"] === "" ? null : body["invite_token"];
-  const token = inBody ?? bearerToken(authorization, JOIN_WITHOUT_TOKEN);
+  const token = inBody ?? bearerToken(authorization);
   if (typeof token !== "string") throw new ApiError("invalid_token");
-  return { chat: authoriseInvite(token, call, party).chat, username: () => readUsername(body) };
+  return { chat: authoriseInvite(token, call, party).chat, body };
 }
 
 /** A clean name, or undefined where none is given; `null` is what many a language writes for that. */
@@ -423,26 +415,17 @@ function readUsername(body: Record<string, unknown>): string | undefined {
   return username === undefined ? undefined : cleanUsername(username);
 }
 
-const JOIN_WITHOUT_TOKEN =
-  'Put what stands behind "#invite=" in the magic link into the body as {"invite_token": "…"}, or into the header as "Authorization: Bearer …".';
-
 /** The token of an Authorization header: behind `Bearer` in any case, or bare (RFC 6750, section 2.1). */
-function bearerToken(header: string | undefined, sentence?: string): string {
+function bearerToken(header: string | undefined): string {
   const token = (header ?? "").replace(/^bearer(?: +|$)/i, "");
-  if (token === "") throw new ApiError("missing_token", sentence);
+  if (token === "") throw new ApiError("missing_token");
   return token;
 }
 
 /** The Idempotency-Key, if there is one: `shortest` to 64 printable ASCII characters. */
 function readKey(call: Call, shortest: number): string | undefined {
-  const key = call.headers["idempotency-key"];
-  if (key === undefined) return undefined;
-  if (typeof key !== "string" || key.length < shortest || !/^[ -~]{1,64}$/.test(key)) {
-    throw new ApiError(
-      "invalid_key",
-      `An Idempotency-Key here has ${shortest} to 64 printable ASCII characters.`,
-    );
-  }
+  const key = call.headers["idempotency-key"]?.toString();
+  if (key !== undefined && (key.length < shortest || !/^[ -~]{1,64}$/.test(key))) throw new ApiError("invalid_key");
   return key;
 }
 
@@ -466,7 +449,7 @@ function readUtf8(body: Buffer): string {
   try {
     return utf8.decode(body);
   } catch {
-    throw new ApiError("invalid_json", "The body is not UTF-8.");
+    throw new ApiError("invalid_json");
   }
 }
 
@@ -483,7 +466,7 @@ function readText(call: Call): unknown {
   if (!/^text\/plain *(?:;|$)/i.test(call.headers["content-type"] ?? "")) return readObject(call)["text"];
   const text = readUtf8(call.body);
   // fetch() labels every string text/plain, JSON too, when nobody says otherwise.
-  const value = text.startsWith("{") ? parseJson(text) : undefined;
+  const value = /^\s*\{/.test(text) ? parseJson(text) : undefined;
   return isObject(value) && typeof value["text"] === "string" ? value["text"] : text;
 }
 
@@ -547,33 +530,25 @@ function isOnline(member: Member, now: number): boolean {
 function baseUrl(call: Call, { options }: Party, forOthers: boolean): string {
   if (options.url !== undefined) return options.url;
   const own = options.tls ? "https" : "http";
-  const scheme = /^https?$/i.exec(forwarded(call, options, "proto"))?.[0].toLowerCase() ?? own;
-  const host =
-    [forwarded(call, options, "host"), call.headers.host ?? ""].find(isHost) ?? socketHost(call.socket);
-  const lan =
-    forOthers && isThisMachine(host) && !isThisMachine(options.host ?? "")
-      ? options.lanAddress?.()
-      : undefined;
+  const scheme = /^https?$/.exec(forwarded(call, options, "proto").toLowerCase())?.[0] ?? own;
+  const hosts = [forwarded(call, options, "host"), call.headers.host ?? ""];
+  const host = hosts.find(isHost) ?? socketHost(call.socket);
+  const isReachable = !isThisMachine(options.host ?? "");
+  const lan = forOthers && isThisMachine(host) && isReachable ? options.lanAddress?.() : undefined;
   return lan === undefined ? `${scheme}://${host}` : addressUrl(own, lan, call.socket.localPort ?? 0);
 }
 
 /** The last element of an X-Forwarded header, the one the nearest proxy wrote; "" where it is not to be trusted. */
 function forwarded(call: Call, options: AppOptions, name: "for" | "proto" | "host"): string {
-  const value = options.trustProxy ? call.headers[`x-forwarded-${name}`] : undefined;
-  return (
-    String(value ?? "")
-      .split(",")
-      .at(-1)
-      ?.trim() ?? ""
-  );
+  const value = options.trustProxy ? call.headers[`x-forwarded-${name}`] : "";
+  return String(value ?? "")
+    .replace(/^.*,/, "")
+    .trim();
 }
 
-/** A host with or without a port, well-formed: what may be shown again in a link or in the help. */
+/** A well-formed host, with or without a port: what may be shown again in a link or in the help. */
 function isHost(host: string): boolean {
-  const [, port = "0"] = /^(?:[a-z0-9](?:[a-z0-9._-]{0,252})|\[[0-9a-f:.]{2,45}\])(?::([0-9]{1,5}))?$/i.exec(
-    host,
-  ) ?? ["", "none"];
-  return Number(port) <= 65_535 && (!host.startsWith("[") || isIPv6(host.slice(1, host.indexOf("]"))));
+  return /^[a-z0-9._:[\]-]{1,255}$/i.test(host) && URL.canParse(`http://${host}`);
 }
 
 function socketHost(socket: Socket): string {
@@ -683,13 +658,14 @@ export class Chats {
   readonly #secret: Buffer;
   readonly #now: () => number;
   readonly #maxChats: number;
-  readonly #prefix: string;
+  /** What every chat's id begins with: the node's name and a dash, or nothing. */
+  readonly prefix: string;
 
   constructor({ secret = randomBytes(32), now = Date.now, maxChats = 1_000, node }: AppOptions) {
     this.#secret = secret;
     this.#now = now;
     this.#maxChats = maxChats;
-    this.#prefix = node === undefined ? "" : `${node}-`;
+    this.prefix = node === undefined ? "" : `${node}-`;
   }
 
   get size(): number {
@@ -713,13 +689,13 @@ export class Chats {
       if (!only || another || messages.length > 0 || waiters.size > 0 || only.lastSeen > idleSince) continue;
       if (!longest || only.lastSeen < longest.lastSeen) longest = only;
     }
-    if (!longest) throw new ApiError("server_full", undefined, { "Retry-After": 60 });
+    if (!longest) throw new ApiError("server_full", { "Retry-After": 60 });
     this.end(longest.chat, "chat_not_found");
   }
 
   /** A new chat (96 random bits of id); returns its creator's seat. */
   create(username: string | undefined, key: string | undefined): Member {
-    const chat = new Chat(this.#prefix + randomBytes(12).toString("base64url"));
+    const chat = new Chat(this.prefix + randomBytes(12).toString("base64url"));
     const creator = this.#seat(chat, username, key);
     chat.creator = creator;
     this.#chats.set(chat.id, chat);
@@ -793,19 +769,12 @@ export class Chats {
     const { chat } = member;
     const now = this.#now();
     const id = chat.cursor + 1;
-    const message: MessageView = {
-      id,
-      member_id: member.id,
-      username: member.username,
-      text,
-      sent_at: iso(now),
-    };
-    const kept = { id, json: JSON.stringify(message) };
-    if (chat.messages.push(kept) > LIMITS.keptMessages) chat.lastDropped = chat.messages.shift()?.id ?? 0;
+    const json = JSON.stringify(viewMessage(member, id, text, now));
+    if (chat.messages.push({ id, json }) > LIMITS.keptMessages) chat.lastDropped = chat.messages.shift()?.id ?? 0;
     if (key !== undefined) rememberKey(member, key, { id, sentAt: now, digest: digest(text) });
     member.lastSeen = now;
     this.#change(chat);
-    return kept.json;
+    return json;
   }
 
   /**
@@ -815,23 +784,11 @@ export class Chats {
   findPosted(member: Member, key: string | undefined, text: string): MessageView | undefined {
     const posted = key === undefined ? undefined : member.keys?.get(key);
     if (!posted || !this.#isFresh(posted.sentAt)) return undefined;
-    if (posted.digest !== digest(text))
-      throw new ApiError(
-        "invalid_key",
-        "This Idempotency-Key came with another text before; take a new one.",
-      );
-    return {
-      id: posted.id,
-      member_id: member.id,
-      username: member.username,
-      text,
-      sent_at: iso(posted.sentAt),
-    };
+    if (posted.digest !== digest(text)) throw new ApiError("invalid_key");
+    return viewMessage(member, posted.id, text, posted.sentAt);
   }
 
-  /**
-   * Gives a seat up, and the chat with its last one. `why` is what the seat's own held polls are told.
-   */
+  /** Gives a seat up, and the chat with its last one. `why` is what the seat's own held polls are told. */
   free(member: Member, why: "revoked_token" | "expired_token"): void {
     const { chat } = member;
     this.#forget(member);
@@ -851,8 +808,8 @@ export class Chats {
 
   #forget(member: Member): void {
     this.#sessions.delete(member);
-    if (member.key !== undefined && this.#created.get(member.key) === member)
-      this.#created.delete(member.key);
+    const { key = "" } = member;
+    if (this.#created.get(key) === member) this.#created.delete(key);
   }
 
   /** Something a reader can see has changed. */
@@ -879,8 +836,7 @@ export class Chats {
     member.polls += 1;
     this.waiting += 1;
     this.#lines[wait]?.add(waiter);
-    if (browser !== undefined)
-      this.#browsers.set(browser, (this.#browsers.get(browser) ?? new Set()).add(waiter));
+    if (browser !== undefined) this.#browsers.set(browser, (held ?? new Set()).add(waiter));
     return waiter;
   }
 
@@ -929,6 +885,10 @@ export class Chats {
   }
 }
 
+function viewMessage(member: Member, id: number, text: string, sentAt: number): MessageView {
+  return { id, member_id: member.id, username: member.username, text, sent_at: iso(sentAt) };
+}
+
 function isTaken(chat: Chat, username: string): boolean {
   const folded = foldUsername(username);
   return chat.members.some((member) => member.folded === folded);
@@ -971,6 +931,7 @@ function digest(text: string): string {
 
 const KINDS = ["session", "invite"] as const;
 const PAYLOAD_BYTES = 22;
+const COUNTERS = 2 ** 24;
 
 export interface TokenPayload {
   readonly kind: (typeof KINDS)[number];
@@ -985,7 +946,7 @@ export interface TokenPayload {
 /** Signs by HMAC-SHA256 (RFC 2104); the result is 74 characters. */
 export function signToken(payload: TokenPayload, secret: Buffer): string {
   const bytes = Buffer.alloc(PAYLOAD_BYTES);
-  bytes.writeUIntBE(payload.counter % 2 ** 24, 0, 3);
+  bytes.writeUIntBE(payload.counter % COUNTERS, 0, 3);
   bytes.writeUInt8(KINDS.indexOf(payload.kind) + 1, 3);
   bytes.write(payload.chatId, 4, 12, "base64url");
   bytes.writeUIntBE(payload.expiresAt, 16, 6);
@@ -998,12 +959,7 @@ export function signToken(payload: TokenPayload, secret: Buffer): string {
  * (milliseconds since 1970).
  * @throws ApiError invalid_token, expired_token
  */
-export function readToken(
-  token: string,
-  kind: TokenPayload["kind"],
-  secret: Buffer,
-  now: number,
-): TokenPayload {
+export function readToken(token: string, kind: TokenPayload["kind"], secret: Buffer, now: number): TokenPayload {
   const bytes = Buffer.from(token.split(".", 1)[0] ?? "", "base64url");
   const claimed = bytes.length === PAYLOAD_BYTES ? KINDS[bytes.readUInt8(3) - 1] : undefined;
   if (claimed !== kind) throw new ApiError("invalid_token");
@@ -1064,9 +1020,7 @@ export function cleanUsername(raw: unknown): string {
 
 /** More combining marks on one base than any script has. */
 function isStacked(name: string): boolean {
-  return new RegExp(`(?:\\p{M}[\\u200c\\u200d]*){${LIMITS.combiningMarks + 1}}`, "u").test(
-    name.normalize("NFD"),
-  );
+  return new RegExp(`(?:\\p{M}[\\u200c\\u200d]*){${LIMITS.combiningMarks + 1}}`, "u").test(name.normalize("NFD"));
 }
 
 /**
@@ -1127,7 +1081,7 @@ function take(rate: Rate, full: number, now: number): number {
   // A clock that was set back would leave the time far ahead: never more than an empty bucket.
   const next = Math.min(Math.max(full, now), now + whole) + each;
   if (next <= now + whole) return next;
-  throw new ApiError("rate_limited", undefined, { "Retry-After": Math.ceil((next - whole - now) / SECOND) });
+  throw new ApiError("rate_limited", { "Retry-After": Math.ceil((next - whole - now) / SECOND) });
 }
 
 /** A bucket for each address. Those that are full again are forgotten, and the longest unused where there are too many. */
@@ -1183,22 +1137,19 @@ const ERRORS = {
   bad_request: [400, "This is no HTTP/1.1 request that can be read."],
   timeout: [408, "The request did not arrive in time; send it again."],
   headers_too_large: [431, "The headers are over 16 KiB; send fewer or shorter ones."],
-  invalid_json: [400, 'The body must be a JSON object in UTF-8, such as {"text": "Hello"}.'],
+  invalid_json: [400, 'The body must be UTF-8, and a JSON object such as {"text": "Hello"}.'],
   invalid_cursor: [400, "`since` must be a cursor that this chat has given, or `latest`."],
   invalid_wait: [400, `\`wait\` must be a whole number of seconds from 0 to ${LIMITS.waitSeconds}.`],
-  missing_token: [401, 'Send the token as "Authorization: Bearer <token>".'],
-  invalid_token: [
+  missing_token: [
     401,
-    "This token is not one of this server's; it may have been cut, or the server restarted.",
+    'Send the token as "Authorization: Bearer <token>"; to join, what stands behind "#invite=" in the magic link, so or as "invite_token" in the body.',
   ],
+  invalid_token: [401, "This token is not one of this server's; it may have been cut, or the server restarted."],
   expired_token: [401, "This token has expired; ask for a new invitation."],
-  revoked_token: [
-    401,
-    "This token was ended before its time: the seat was given up or the invitation revoked.",
-  ],
+  revoked_token: [401, "This token was ended before its time: the seat was given up or the invitation revoked."],
   wrong_chat: [403, "This token is for another chat."],
   not_creator: [403, "Only the creator of the chat may do this."],
-  not_found: [404, "There is nothing at this address; GET / tells what there is."],
+  not_found: [404, "There is no such address, or nobody of that id in the chat; GET / tells what there is."],
   chat_not_found: [404, "This chat has ended."],
   method_not_allowed: [405, "This address does not take this method; see the Allow header."],
   chat_full: [409, "All six seats are taken; somebody has to leave first."],
@@ -1206,7 +1157,10 @@ const ERRORS = {
   too_large: [413, `The body is over ${LIMITS.bodyBytes} bytes.`],
   invalid_username: [422, "A name has 1 to 24 characters, at most 96 bytes, and something to see."],
   invalid_text: [422, "`text` must be a string of 1 to 2,000 characters and at most 8,192 bytes."],
-  invalid_key: [422, "This Idempotency-Key cannot be used; take a new one."],
+  invalid_key: [
+    422,
+    "An Idempotency-Key has 1 to 64 printable ASCII characters, 22 at least to create or join, and stands for one text.",
+  ],
   rate_limited: [429, "Too many at once; wait as Retry-After says."],
   internal: [500, "Something went wrong in the server; its operator finds it in the log."],
   server_full: [503, "This server has no room for another chat now; try again in a minute."],
@@ -1215,22 +1169,24 @@ const ERRORS = {
 
 export type ErrorCode = keyof typeof ERRORS;
 
-/** Anything that is refused: a code of the catalogue, with a sentence of its own where that one helps more. */
+/** Anything that is refused. */
 export class ApiError extends Error {
   readonly code: ErrorCode;
   readonly headers: Headers;
 
-  constructor(code: ErrorCode, sentence?: string, headers: Headers = {}) {
-    super(sentence ?? ERRORS[code][1]);
+  constructor(code: ErrorCode, headers: Headers = {}) {
+    super(ERRORS[code][1]);
     this.code = code;
     this.headers = headers;
   }
 
   get reply(): Reply {
-    const [status] = ERRORS[this.code];
+    const [status, message] = ERRORS[this.code];
     const challenge = status === 401 ? { "WWW-Authenticate": "Bearer" } : {};
-    const body: ErrorReply = { error: this.code, message: this.message };
-    return json(status, body, { ...challenge, ...this.headers });
+    return json(status, { error: this.code, message } satisfies ErrorReply, {
+      ...challenge,
+      ...this.headers,
+    });
   }
 }
 
@@ -1313,13 +1269,13 @@ function dispatch(exchange: Exchange): Reply | Waiter | undefined {
   const { req, call, party } = exchange;
   startClock(call, party);
   const isHostless = call.headers.host === undefined && req.httpVersion === "1.1";
-  if (isHostless) throw new ApiError("bad_request", undefined, CLOSE);
+  if (isHostless) throw new ApiError("bad_request", CLOSE);
   if (party.stopping) throw new ApiError("stopping");
   const endpoint = findEndpoint(call.path);
   if (!endpoint) return replyToUnknownPath(call);
   if (call.method === "OPTIONS") return replyToOptions(endpoint.methods);
   const route = endpoint.methods.get(call.method);
-  if (!route) throw methodNotAllowed(endpoint.methods);
+  if (!route) throw new ApiError("method_not_allowed", { Allow: allowedMethods(endpoint.methods) });
   if (route.page && wantsPage(call)) return pageReply(call, 200);
   call.chatId = endpoint.chatId;
   call.memberId = endpoint.memberId;
@@ -1446,12 +1402,10 @@ const PAGE = {
 
 /** The page, for the home and for every chat alike: whether there is such a chat is not for the address to tell. */
 function pageReply({ headers: asked }: Call, status: 200 | 404): Reply {
-  const coding =
-    (["br", "gzip"] as const).find((each) => accepts(asked["accept-encoding"], each)) ?? "identity";
+  const coding = (["br", "gzip"] as const).find((each) => accepts(asked["accept-encoding"], each)) ?? "identity";
   const tag = `"${assets.pageTag}-${coding}"`;
   const headers = { ...PAGE_HEADERS, ETag: tag };
-  if (status === 200 && (asked["if-none-match"] ?? "").includes(tag))
-    return { status: 304, headers, body: "" };
+  if (status === 200 && (asked["if-none-match"] ?? "").includes(tag)) return { status: 304, headers, body: "" };
   const content = { "Content-Type": "text/html; charset=utf-8", "Content-Length": PAGE[coding].length };
   const encoding = coding === "identity" ? {} : { "Content-Encoding": coding };
   return { status, headers: { ...headers, ...content, ...encoding }, body: PAGE[coding] };
@@ -1496,8 +1450,10 @@ const PARSER_ERRORS: Record<string, ErrorCode> = {
  * flags, the lines on the terminal, signals.
  * --------------------------------------------------------------------------------------------- */
 
+type Server = http.Server | https.Server;
+
 export interface App {
-  readonly server: http.Server | https.Server;
+  readonly server: Server;
   readonly chats: Chats;
   /** Ends what is due by the clock. Starts no timer itself: `main` calls it four times a second. */
   sweep(): void;
@@ -1532,9 +1488,7 @@ export function createApp(given: AppOptions = {}): App {
     ? https.createServer({ ...SERVER_OPTIONS, ...options.tls }, listener)
     : http.createServer(SERVER_OPTIONS, listener);
   server.on("clientError", refuseConnection);
-  server.on("connect", (_req: IncomingMessage, socket: Duplex) =>
-    refuseConnection(new Error("CONNECT"), socket),
-  );
+  server.on("connect", (_req: IncomingMessage, socket: Duplex) => refuseConnection(new Error("CONNECT"), socket));
   // An expectation other than 100-continue may be ignored (RFC 9110, section 10.1.1).
   server.on("checkExpectation", listener);
   return { server, chats: party.chats, sweep: () => sweep(party), stop: () => stopServer(server, party) };
@@ -1547,7 +1501,7 @@ function sweep({ chats, buckets, options }: Party): void {
 }
 
 /** Ends held polls, lets requests under way finish, and closes what is left after a second and a half. */
-function stopServer(server: http.Server | https.Server, party: Party): Promise<void> {
+function stopServer(server: Server, party: Party): Promise<void> {
   party.stopping = true;
   return new Promise((resolve) => {
     const deadline = setTimeout(() => {
@@ -1573,12 +1527,12 @@ function logWhenDone(req: IncomingMessage, res: ServerResponse, log: (line: stri
   });
 }
 
-/** Something that ends the program before it runs: one line, and the exit code (2 usage, 1 circumstances). */
+/** What ends the program before it runs: one line, and the exit code (2 for its usage, 1 for circumstances). */
 class StartError extends Error {
   readonly exitCode: 1 | 2;
 
   constructor(exitCode: 1 | 2, line: string) {
-    super(line);
+    super(`watch-party: ${line.replace(/\p{Cc}/gu, " ")}\n`);
     this.exitCode = exitCode;
   }
 }
@@ -1613,7 +1567,7 @@ function readFlags(args: string[]): Partial<Record<FlagName, string | boolean>> 
 }
 
 function usageError(what: string): StartError {
-  return new StartError(2, `watch-party: ${what.replace(/\p{Cc}/gu, " ")}; see --help`);
+  return new StartError(2, `${what}; see --help`);
 }
 
 /** The environment's names for a flag, the first beats the second. */
@@ -1629,22 +1583,21 @@ function variableNames(flag: FlagName): string[] {
 function readSettings(flags: ReturnType<typeof readFlags>, env: NodeJS.ProcessEnv) {
   const read = (name: FlagName): string | undefined => {
     const variable = variableNames(name).find((each) => env[each]) ?? "";
-    const value = flags[name] === undefined ? env[variable] : String(flags[name]);
+    const value = flags[name]?.toString() ?? env[variable];
     if (value === undefined || isFlagValue(name, value)) return value;
     throw usageError(`${flags[name] === undefined ? variable : `--${name}`} cannot be "${value}"`);
   };
   const isOn = (name: FlagName): boolean => /^(?:1|true)$/.test(read(name) ?? "");
-  const [port, url, maxChats] = [read("port"), read("url"), read("max-chats")];
-  const [cert, key] = [read("tls-cert"), read("tls-key")];
-  if ((cert === undefined) !== (key === undefined))
-    throw usageError("--tls-cert and --tls-key need each other");
+  const number = (text: string | undefined): number | undefined => (text === undefined ? text : Number(text));
+  const [url, cert, key] = [read("url"), read("tls-cert"), read("tls-key")];
+  if ((cert === undefined) !== (key === undefined)) throw usageError("--tls-cert and --tls-key need each other");
   return {
-    port: port === undefined ? undefined : Number(port),
+    port: number(read("port")),
     host: read("host"),
-    url: url === undefined ? undefined : new URL(url).origin,
+    url: url && new URL(url).origin,
     tlsFiles: cert === undefined || key === undefined ? undefined : { cert, key },
     trustProxy: isOn("trust-proxy"),
-    maxChats: maxChats === undefined ? undefined : Number(maxChats),
+    maxChats: number(read("max-chats")),
     rateLimit: !isOn("no-rate-limit"),
     node: read("node"),
     verbose: isOn("verbose"),
@@ -1668,7 +1621,7 @@ export async function main(argv: string[], env: NodeJS.ProcessEnv): Promise<void
     else await runServer(readSettings(flags, env));
   } catch (error) {
     if (!(error instanceof StartError)) throw error;
-    process.stderr.write(`${error.message}\n`);
+    process.stderr.write(error.message);
     process.exitCode = error.exitCode;
   }
 }
@@ -1706,10 +1659,7 @@ function readCertificate(files: { cert: string; key: string }): { cert: Buffer; 
     createSecureContext({ cert, key });
     return { cert, key };
   } catch (error) {
-    throw new StartError(
-      1,
-      `watch-party: cannot use ${file} (${errorCode(error)}); check --tls-cert and --tls-key`,
-    );
+    throw new StartError(1, `cannot use ${file} (${errorCode(error)}); check --tls-cert and --tls-key`);
   }
 }
 
@@ -1718,44 +1668,30 @@ function errorCode(error: unknown): string {
 }
 
 /** Listens where it was told to; where no port was asked for, from 8080 on at the first that is free. */
-async function listen(server: http.Server | https.Server, { port, host }: Settings): Promise<number> {
+async function listen(server: Server, { port, host }: Settings): Promise<number> {
   for (let candidate = port ?? 8_080; ; candidate += 1) {
-    const code = await tryPort(server, candidate, host);
-    if (code === undefined) break;
-    if (code !== "EADDRINUSE" || port !== undefined || candidate === 65_535)
-      throw listenError(code, candidate, host);
+    try {
+      await once(server.listen({ port: candidate, ...(host !== undefined && { host }) }), "listening");
+      break;
+    } catch (error) {
+      const code = errorCode(error);
+      const isLast = port !== undefined || candidate === 65_535;
+      if (isLast || code !== "EADDRINUSE") throw listenError(code, candidate, host);
+    }
   }
+  // Too many open files is said here: those who are connected stay, and the next may find room again.
+  server.on("error", () => {});
   const address = server.address();
   return typeof address === "object" && address !== null ? address.port : 0;
 }
 
-/** Undefined when it listens, else the error's code. */
-function tryPort(
-  server: http.Server | https.Server,
-  port: number,
-  host: string | undefined,
-): Promise<string | undefined> {
-  return new Promise((resolve) => {
-    const fail = (error: unknown): void => resolve(errorCode(error));
-    server.once("error", fail);
-    server.listen({ port, ...(host !== undefined && { host }) }, () => {
-      server.off("error", fail);
-      resolve(undefined);
-    });
-  });
-}
-
-function listenError(code: string, port: number, host: string | undefined): StartError {
+function listenError(code: string, port: number, host = "any address"): StartError {
   if (code === "EADDRINUSE")
-    return new StartError(
-      1,
-      `watch-party: port ${port} is taken; choose another, or none for the next free one`,
-    );
-  if (code === "EACCES")
-    return new StartError(1, `watch-party: port ${port} is not for ordinary users; choose one above 1023`);
+    return new StartError(1, `port ${port} is taken; choose another, or none for the next free one`);
+  if (code === "EACCES") return new StartError(1, `port ${port} is not for ordinary users; choose one above 1023`);
   return new StartError(
     1,
-    `watch-party: cannot listen on ${host ?? "any address"} (${code}); leave --host out to listen on every address of this machine`,
+    `cannot listen on ${host} (${code}); leave --host out to listen on all of this machine's addresses`,
   );
 }
 
@@ -1771,17 +1707,18 @@ async function findLanAddresses(): Promise<LanAddress[]> {
 }
 
 /** The source address of the default route. Connecting a UDP socket looks the route up and sends nothing. */
-function defaultRouteAddress(): Promise<string | undefined> {
-  return new Promise((resolve) => {
-    const socket = createSocket("udp4");
-    const finish = (address?: string): void => {
-      socket.close();
-      resolve(address);
-    };
-    socket.once("error", () => finish());
+async function defaultRouteAddress(): Promise<string | undefined> {
+  const socket = createSocket("udp4");
+  try {
     // 192.0.2.1 is set aside for documentation (RFC 5737): nobody's, so the default route leads there.
-    socket.connect(9, "192.0.2.1", () => finish(socket.address().address));
-  });
+    socket.connect(9, "192.0.2.1");
+    await once(socket, "connect");
+    return socket.address().address;
+  } catch {
+    return undefined;
+  } finally {
+    socket.close();
+  }
 }
 
 const PRIVATE_ADDRESS = /^(?:10\.|192\.168\.|172\.(?:1[6-9]|2[0-9]|3[01])\.)/;
@@ -1794,15 +1731,11 @@ export function rankAddresses(
   interfaces: ReturnType<typeof networkInterfaces>,
   defaultRoute: string | undefined,
 ): LanAddress[] {
-  const found = Object.entries(interfaces).flatMap(([name, addresses = []]) =>
-    addresses
-      .filter(
-        ({ family, internal, address }) =>
-          family === "IPv4" && !internal && !LINK_LOCAL_ADDRESS.test(address),
-      )
-      .filter(({ address }) => address === defaultRoute || PRIVATE_ADDRESS.test(address))
-      .map(({ address }) => ({ address, name })),
-  );
+  const found = Object.entries(interfaces)
+    .flatMap(([name, addresses = []]) => addresses.map((each) => ({ ...each, name })))
+    .filter(({ family, internal }) => family === "IPv4" && !internal)
+    .filter(({ address }) => address === defaultRoute || PRIVATE_ADDRESS.test(address))
+    .filter(({ address }) => !LINK_LOCAL_ADDRESS.test(address));
   const rank = ({ address, name }: LanAddress): number => {
     if (address === defaultRoute) return 0;
     return VIRTUAL_INTERFACE.test(name) ? 2 : 1;
@@ -1816,10 +1749,8 @@ function banner(settings: Settings, port: number, lan: LanAddress[]): string {
   const first = places[0]?.url ?? "";
   const width = Math.max(...places.map(({ url }) => url.length));
   const isTerminal = process.stdout.isTTY;
-  const bold = (text: string): string =>
-    isTerminal && !process.env["NO_COLOR"] ? `\x1b[1m${text}\x1b[0m` : text;
-  const moved =
-    settings.port === undefined && port !== 8_080 ? `Port 8080 is taken, so this is port ${port}.\n` : "";
+  const bold = (text: string): string => (isTerminal && !process.env["NO_COLOR"] ? `\x1b[1m${text}\x1b[0m` : text);
+  const moved = settings.port === undefined && port !== 8_080 ? `Port 8080 is taken, so this is port ${port}.\n` : "";
   const isHere = isThisMachine(new URL(first).hostname);
   return `Watch Party ${assets.version} is running. Open one of these, and share a link from there:
 
@@ -1831,11 +1762,7 @@ Scripts: curl -X POST "${first}/create"
 }
 
 /** Every address to open, the best to share first. */
-function openAddresses(
-  settings: Settings,
-  port: number,
-  lan: LanAddress[],
-): { url: string; label: string }[] {
+function openAddresses(settings: Settings, port: number, lan: LanAddress[]): { url: string; label: string }[] {
   const scheme = settings.tlsFiles ? "https" : "http";
   const { host = "::" } = settings;
   const isEverywhere = host === "::" || host === "0.0.0.0";

@@ -6,8 +6,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-version=$(node -p 'require("./package.json").version')
-executable=${1:-dist/watch-party-$version-linux-$(node -p process.arch)}
+architecture=$(uname -m | sed 's/x86_64/x64/; s/aarch64/arm64/')
+executable=${1:-dist/watch-party-$(jq -r .version package.json)-linux-$architecture}
 if [ "$(id -u)" != 0 ]; then
   echo "test/debian.sh has to run as root: debootstrap and chroot need it." >&2
   exit 1
@@ -29,7 +29,7 @@ install -m 755 "$executable" "$debian/watch-party"
 
 # Runs the executable as user:group $1, talks to it, stops it.
 try_as() {
-  exec {output}< <(exec chroot --userspec="$1" "$debian" /watch-party --port 0)
+  exec {output}< <(exec env -i "$(command -v chroot)" --userspec="$1" "$debian" /watch-party --port 0)
   program=$!
   local line address=
   # The curl line is the last that it prints; that none comes for 20 seconds is a failure.
