@@ -180,15 +180,26 @@ export function update(state: State, event: StateEvent): State {
     case "asked":
     case "refused":
       return state.at === "home" || state.at === "joining" ? updateDoor(state, event) : state;
-    default:
+    case "polled":
+    case "poll failed":
+    case "waited long":
+    case "queued":
+    case "sent":
+    case "not sent":
+    case "retried":
+    case "sent again":
+    case "discarded":
+    case "invitation made":
+    case "invitation said":
+    case "invitation closed":
+    case "seen":
       return state.at === "live" ? updateLive(state, event) : state;
+    default:
+      return event satisfies never;
   }
 }
 
-type DoorEvent = Extract<
-  StateEvent,
-  { type: "chat vanished" | "looked" | "not reached" | "asked" | "refused" }
->;
+type DoorEvent = Extract<StateEvent, { type: "chat vanished" | "looked" | "not reached" | "asked" | "refused" }>;
 type MoveEvent = Extract<StateEvent, { type: "went home" | "was invited" | "entered" | "ended" }>;
 type LiveEvent = Exclude<StateEvent, DoorEvent | MoveEvent>;
 
@@ -511,7 +522,9 @@ export function chatTitle(members: readonly MemberView[], expiresAt: number): st
 
 /** A right-to-left name would turn the "+2" behind it around; isolating characters keep it to itself. */
 export function isolate(name: string): string {
-  return /[\u0590-\u08ff\ufb1d-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u.test(name) ? `\u2068${name}\u2069` : name;
+  return /[\u0590-\u08ff\ufb1d-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u.test(name)
+    ? `\u2068${name}\u2069`
+    : name;
 }
 
 /** "Ana, Jonas and Mia" */
@@ -598,38 +611,25 @@ export function backoff(failures: number, random: () => number = Math.random): n
   return random() * Math.min(15_000, 500 * 2 ** failures);
 }
 
-/** Why one is no longer in a chat one was in. */
-function endSentence(code: ErrorCode): string {
-  switch (code) {
-    case "revoked_token":
-      return "You are no longer in this chat";
-    case "chat_not_found":
-      return "This chat has ended";
-    case "expired_token":
-      return "Six hours are over";
-    default:
-      return "The host has restarted, this chat is gone";
-  }
-}
-
 const ASK_AGAIN = "Ask whoever sent it for a new one.";
-const OLD_SEAT = "Is one of them you, in another browser? Ask whoever started the chat to remove the old seat.";
+const OLD_SEAT = "Is one of them you, in another browser? Ask whoever started it to remove the old seat.";
+
+/** Why one is no longer in a chat that one was in. */
+const ENDS: Partial<Record<Code, string>> = {
+  revoked_token: "You are no longer in this chat",
+  chat_not_found: "This chat has ended",
+  expired_token: "Six hours are over",
+  invalid_token: "The host has restarted, this chat is gone",
+};
 
 /** Why an invitation leads nowhere. */
-function refusal(code: ErrorCode): string {
-  switch (code) {
-    case "chat_full":
-      return `That chat is full: six people are in it. ${OLD_SEAT}`;
-    case "chat_not_found":
-      return "That chat has ended.";
-    case "revoked_token":
-      return `That invitation was withdrawn. ${ASK_AGAIN}`;
-    case "expired_token":
-      return `That invitation has run out. ${ASK_AGAIN}`;
-    default:
-      return `That link does not work: perhaps a part of it is missing, or the host has restarted. ${ASK_AGAIN}`;
-  }
-}
+const REFUSALS: Partial<Record<Code, string>> = {
+  chat_full: `That chat is full: six people are in it. ${OLD_SEAT}`,
+  chat_not_found: "That chat has ended.",
+  revoked_token: `That invitation was withdrawn. ${ASK_AGAIN}`,
+  expired_token: `That invitation has run out. ${ASK_AGAIN}`,
+  invalid_token: `That link does not work: a part of it is missing, or the host has restarted. ${ASK_AGAIN}`,
+};
 
 const NOT_REACHED = "The host cannot be reached. Are you on the same Wi-Fi?";
 const NEEDS_LINK = "You are not in that chat. To get in, ask somebody who is for the link.";
@@ -767,10 +767,12 @@ function browserId(): string {
 // ---------------------------------------------------------------------------------------------------------
 // The server. One wrapper; failures are values, so that nobody forgets them.
 
-export interface Failure {
+/** The contract's code, or "unreachable" when no answer of the server's came. */
+type Code = ErrorCode | "unreachable";
+
+interface Failure {
   ok: false;
-  /** The contract's code, or "unreachable" when no answer of the server's came. */
-  code: ErrorCode | "unreachable";
+  code: Code;
   /** 0 when nothing came at all. */
   status: number;
   message: string;
@@ -823,7 +825,7 @@ async function request<T>(method: string, path: string, call: Call): Promise<Ans
     const date = Date.parse(response.headers.get("Date") ?? "");
     if (date) clockOffset = date - Date.now();
     const reply = parsed((await response.text()) || null);
-    // The edge: what the server answers is of the type it exports.
+    // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the edge: the server's own exported type
     return response.ok ? { ok: true, value: reply as T } : failure(response, reply);
   } catch {
     return { ok: false, code: "unreachable", status: 0, message: NOT_REACHED, retryAfter: 0 };
@@ -833,17 +835,13 @@ async function request<T>(method: string, path: string, call: Call): Promise<Ans
 function failure(response: Response, reply: unknown): Failure {
   const { status } = response;
   const retryAfter = Number(response.headers.get("Retry-After"));
-  const isOurs = isRecord(reply) && typeof reply["error"] === "string" && typeof reply["message"] === "string";
   // Something else than the server may answer, a proxy or a hotel's Wi-Fi: as good as no answer.
-  if (!isOurs) return { ok: false, code: "unreachable", status, message: NOT_REACHED, retryAfter };
-  // The edge again.
-  const { error, message } = reply as unknown as ErrorReply;
+  const { error, message } = isErrorReply(reply) ? reply : { error: "unreachable" as const, message: NOT_REACHED };
   return { ok: false, code: error, status, message, retryAfter };
 }
 
-/** Whether a failed call says that there is no way on with this token. */
-function isFinal(code: Failure["code"]): code is ErrorCode {
-  return ["invalid_token", "expired_token", "revoked_token", "wrong_chat", "chat_not_found"].includes(code);
+function isErrorReply(reply: unknown): reply is ErrorReply {
+  return isRecord(reply) && typeof reply["error"] === "string" && typeof reply["message"] === "string";
 }
 
 /** Resolves after `ms` milliseconds, or as soon as `signal` is aborted. */
@@ -905,7 +903,7 @@ async function poll(session: Session, signal: AbortSignal): Promise<void> {
     });
     if (signal.aborted) return;
     if (answer.ok) await receive(answer.value, signal);
-    else if (isFinal(answer.code)) return endChat(answer.code);
+    else if (answer.code in ENDS) return endChat(answer.code);
     else await endure(signal);
   }
 }
@@ -929,13 +927,13 @@ async function endure(signal: AbortSignal): Promise<void> {
 }
 
 /** The session is no longer good. An invitation that was followed here opens the door again. */
-function endChat(code: ErrorCode): void {
+function endChat(code: Code): void {
   if (state.at !== "live") return;
   const { session, outbox } = state;
   const unsent = [...outbox.map((one) => one.text), ui.message.value].filter((text) => text.trim()).join("\n\n");
   forgetChat(session.chat_id);
   if (stored(inviteKey(session.chat_id), "sessionStorage")) return visit();
-  dispatch({ type: "ended", sentence: endSentence(code), unsent });
+  dispatch({ type: "ended", sentence: ENDS[code] ?? "", unsent });
   ui.doorTitle.focus();
 }
 
@@ -968,7 +966,7 @@ async function sendQueue(): Promise<void> {
     if (answer.ok) store(`unsent ${session.chat_id} ${key}`, null);
     if (!isOn(session.chat_id)) break;
     if (answer.ok) dispatch({ type: "sent", key, message: answer.value });
-    else if (isFinal(answer.code)) endChat(answer.code);
+    else if (answer.code in ENDS) endChat(answer.code);
     else dispatch({ type: "not sent", key, why: answer.code === "unreachable" ? "" : answer.message });
   }
   if (sender === session.chat_id) sender = "";
@@ -1072,15 +1070,15 @@ async function look(chatId: string, token: string): Promise<void> {
   const answer = await api<InviteLook>("GET", `/${chatId}/invite`, { token });
   if (state.at !== "joining" || state.token !== token) return;
   if (answer.ok) return dispatch({ type: "looked", look: answer.value });
-  if (isFinal(answer.code) || answer.code === "chat_full") return turnAway(chatId, answer.code);
+  if (answer.code in REFUSALS) return turnAway(chatId, answer.code);
   dispatch({ type: "not reached", notice: answer.message });
   await sleep(3000);
   if (state.at === "joining" && state.token === token) await look(chatId, token);
 }
 
-function turnAway(chatId: string, code: ErrorCode): void {
+function turnAway(chatId: string, code: Code): void {
   store(inviteKey(chatId), null, "sessionStorage");
-  goHome(refusal(code));
+  goHome(REFUSALS[code] ?? "");
 }
 
 /** The door's one button: start, join, or home again. */
@@ -1117,7 +1115,7 @@ async function joinChat(door: Joining, username: string): Promise<void> {
     return openChat(answer.value, false);
   }
   if (state.at !== "joining" || state.token !== door.token) return;
-  if (isFinal(answer.code) || answer.code === "chat_full") turnAway(door.chatId, answer.code);
+  if (answer.code in REFUSALS) turnAway(door.chatId, answer.code);
   else if (answer.code === "username_taken") refuseName(takenSentence(username, door.look ?? state.look));
   else if (answer.code === "invalid_username") refuseName(answer.message);
   else dispatch({ type: "not reached", notice: answer.message });
@@ -1243,7 +1241,7 @@ function askToEnd(): void {
 
 async function giveUp(chatId: string, notice: string, call: Promise<Answer<unknown>>): Promise<string> {
   const answer = await call;
-  if (!answer.ok && !isFinal(answer.code)) return answer.message;
+  if (!answer.ok && !(answer.code in ENDS)) return answer.message;
   forgetChat(chatId);
   goHome(notice);
   return "";
@@ -1396,7 +1394,7 @@ function elements<T extends HTMLElement, Id extends string>(kind: new () => T, .
     if (element instanceof kind) return [id, element];
     throw new Error(`The page has no ${kind.name} called ${id}.`);
   });
-  // The edge: fromEntries forgets the keys it was given.
+  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- fromEntries forgets the keys it was given
   return Object.fromEntries(found) as Record<Id, T>;
 }
 
@@ -1631,9 +1629,9 @@ function markFailed(item: HTMLElement, row: MessageRow): void {
   const isOld = row.status === "stale";
   const again = make("button", { className: "plain" }, isOld ? "Send again?" : "Retry");
   if (isOld) again.dataset["again"] = row.key;
-  again.addEventListener("click", () => retry(row.key));
+  onClick(again, () => retry(row.key));
   const drop = make("button", { className: "plain" }, "Delete");
-  drop.addEventListener("click", () => dispatch({ type: "discarded", key: row.key }));
+  onClick(drop, () => dispatch({ type: "discarded", key: row.key }));
   const why = row.why || (isOld ? "Perhaps sent already." : "Not sent.");
   item.append(make("div", { className: "status" }, make("span", { className: "error" }, why), again, drop));
 }
@@ -1662,7 +1660,7 @@ function drawPerson(row: PersonRow): HTMLElement {
   const item = make("li", {}, drawSeat(row), who);
   if (!row.removable) return item;
   const remove = make("button", { className: "plain", ariaLabel: `Remove ${row.name}` }, "Remove");
-  remove.addEventListener("click", () => askToRemove(row.key, row.name));
+  onClick(remove, () => askToRemove(row.key, row.name));
   item.append(remove);
   return item;
 }
@@ -1670,7 +1668,7 @@ function drawPerson(row: PersonRow): HTMLElement {
 function drawCommand(label: string, text: string): HTMLElement {
   const field = make("textarea", { readOnly: true, value: text, rows: 4, spellcheck: false });
   const button = make("button", { className: "plain" }, "Copy");
-  button.addEventListener("click", async () => setText(button, await copy(field)));
+  onClick(button, () => void copy(field).then((status) => setText(button, status)));
   return make("label", { className: "command" }, label, field, button);
 }
 

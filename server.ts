@@ -769,12 +769,13 @@ export class Chats {
     const { chat } = member;
     const now = this.#now();
     const id = chat.cursor + 1;
-    const json = JSON.stringify(viewMessage(member, id, text, now));
-    if (chat.messages.push({ id, json }) > LIMITS.keptMessages) chat.lastDropped = chat.messages.shift()?.id ?? 0;
+    const posted = JSON.stringify(viewMessage(member, id, text, now));
+    if (chat.messages.push({ id, json: posted }) > LIMITS.keptMessages)
+      chat.lastDropped = chat.messages.shift()?.id ?? 0;
     if (key !== undefined) rememberKey(member, key, { id, sentAt: now, digest: digest(text) });
     member.lastSeen = now;
     this.#change(chat);
-    return json;
+    return posted;
   }
 
   /**
@@ -1588,20 +1589,23 @@ function readSettings(flags: ReturnType<typeof readFlags>, env: NodeJS.ProcessEn
     throw usageError(`${flags[name] === undefined ? variable : `--${name}`} cannot be "${value}"`);
   };
   const isOn = (name: FlagName): boolean => /^(?:1|true)$/.test(read(name) ?? "");
-  const number = (text: string | undefined): number | undefined => (text === undefined ? text : Number(text));
   const [url, cert, key] = [read("url"), read("tls-cert"), read("tls-key")];
   if ((cert === undefined) !== (key === undefined)) throw usageError("--tls-cert and --tls-key need each other");
   return {
-    port: number(read("port")),
+    port: toNumber(read("port")),
     host: read("host"),
     url: url && new URL(url).origin,
     tlsFiles: cert === undefined || key === undefined ? undefined : { cert, key },
     trustProxy: isOn("trust-proxy"),
-    maxChats: number(read("max-chats")),
+    maxChats: toNumber(read("max-chats")),
     rateLimit: !isOn("no-rate-limit"),
     node: read("node"),
     verbose: isOn("verbose"),
   };
+}
+
+function toNumber(digits: string | undefined): number | undefined {
+  return digits === undefined ? undefined : Number(digits);
 }
 
 function isFlagValue(name: FlagName, value: string): boolean {
