@@ -635,11 +635,14 @@ const NOT_REACHED = "The host cannot be reached. Are you on the same Wi-Fi?";
 const NEEDS_LINK = "You are not in that chat. To get in, ask somebody who is for the link.";
 const NO_SUCH_PAGE = "There is nothing at that address.";
 
+function bearer(token: string): string {
+  return `-H "Authorization: Bearer ${token}"`;
+}
+
 /** Lines for a terminal. Double quotes only, so that sh, cmd and PowerShell take them alike. */
 export function apiLines(url: string, token: string, invite: string, windows: boolean): [string, string][] {
   // In Windows PowerShell plain `curl` is another program.
   const curl = windows ? "curl.exe" : "curl";
-  const bearer = (value: string) => `-H "Authorization: Bearer ${value}"`;
   return [
     ["Read", `${curl} ${bearer(token)} "${url}?since=0"`],
     [
@@ -676,9 +679,9 @@ function store(key: string, value: string | null, area: Area = "localStorage"): 
 }
 
 /** All that is kept under keys that begin so, oldest first where the values say when they were made. */
-function storedUnder<T>(start: string, isGood: (value: unknown) => value is T): T[] {
+function storedUnder<T>(head: string, isGood: (value: unknown) => value is T): T[] {
   try {
-    const keys = Object.keys(localStorage).filter((key) => key.startsWith(PREFIX + start));
+    const keys = Object.keys(localStorage).filter((key) => key.startsWith(PREFIX + head));
     return keys.map((key) => parsed(localStorage.getItem(key))).filter(isGood);
   } catch {
     return [];
@@ -1045,13 +1048,14 @@ function goHome(notice: string): void {
 
 /** Each chat of the list is looked at once; those that are no more vanish without a word. */
 async function checkChats(): Promise<void> {
-  const check = async ({ session: { chat_id, session_token } }: SavedChat) => {
-    const answer = await api("HEAD", `/${chat_id}`, { token: session_token });
-    if (answer.ok || ![401, 403, 404].includes(answer.status)) return;
-    forgetChat(chat_id);
-    dispatch({ type: "chat vanished", chatId: chat_id });
-  };
-  await Promise.all(savedChats().map(check));
+  await Promise.all(savedChats().map(({ session }) => checkChat(session)));
+}
+
+async function checkChat({ chat_id, session_token }: Session): Promise<void> {
+  const answer = await api("HEAD", `/${chat_id}`, { token: session_token });
+  if (answer.ok || ![401, 403, 404].includes(answer.status)) return;
+  forgetChat(chat_id);
+  dispatch({ type: "chat vanished", chatId: chat_id });
 }
 
 function enter(saved: SavedChat): void {
@@ -1121,8 +1125,8 @@ async function joinChat(door: Joining, username: string): Promise<void> {
   else dispatch({ type: "not reached", notice: answer.message });
 }
 
-function takenSentence(username: string, look: InviteLook | undefined): string {
-  const first = look?.members[0];
+function takenSentence(username: string, seen: InviteLook | undefined): string {
+  const first = seen?.members[0];
   const who = first && first !== username ? isolate(first) : "whoever started the chat";
   return `${isolate(username)} is taken here. Is that you, in another browser? Ask ${who} to remove the old seat.`;
 }

@@ -1,0 +1,106 @@
+// A real browser for the page's tests, and a server for it to visit: on http://party.test, which is neither
+// https nor localhost, so that whatever a browser withholds from such pages is missing here too.
+//
+// On Linux the browser is the Chromium that npm has installed (@sparticuz/chromium: no apt, no download); on
+// macOS and Windows an installed Chrome or Edge.
+
+import assert from "node:assert/strict";
+import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync } from "node:fs";
+import type { TestContext } from "node:test";
+import { fileURLToPath } from "node:url";
+import { type Browser, type BrowserContext, type BrowserContextOptions, chromium, type Page } from "playwright-core";
+import { type App, type AppOptions, createApp } from "../server.ts";
+
+const NO_BROWSER = "The page's tests need Google Chrome or Microsoft Edge on this computer, and found neither.";
+
+// Not chromium.args of @sparticuz/chromium: those switch web security off.
+const ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP party.test 127.0.0.1"];
+
+/** Starts the browser; an `Error` in one plain sentence where there is none. */
+export async function launchBrowser(): Promise<Browser> {
+  if (process.platform === "linux") {
+    return chromium.launch({ args: ARGUMENTS, executablePath: await unpackChromium() });
+  }
+  for (const channel of ["chrome", "msedge"]) {
+    try {
+      return await chromium.launch({ args: ARGUMENTS, channel });
+    } catch {
+      // The next one may be there.
+    }
+  }
+  throw new Error(NO_BROWSER);
+}
+
+/**
+ * Unpacks Chromium once, below node_modules: it takes ten seconds. Into a folder of its own first, so that
+ * test files that start together, or one that is interrupted, never leave a half-written program.
+ */
+async function unpackChromium(): Promise<string> {
+  const cache = fileURLToPath(new URL("../node_modules/.cache/", import.meta.url));
+  const folder = `${cache}chromium-153`;
+  if (!existsSync(folder)) {
+    mkdirSync(cache, { recursive: true });
+    const unfinished = mkdtempSync(`${cache}chromium-`);
+    await unpackInto(unfinished);
+    try {
+      renameSync(unfinished, folder);
+    } catch {
+      // Somebody else was first.
+      rmSync(unfinished, { recursive: true });
+    }
+  }
+  return `${folder}/chromium`;
+}
+
+async function unpackInto(folder: string): Promise<void> {
+  const before = process.env["TMPDIR"];
+  process.env["TMPDIR"] = folder;
+  const { default: packed } = await import("@sparticuz/chromium");
+  assert.equal(await packed.executablePath(), `${folder}/chromium`);
+  if (before === undefined) delete process.env["TMPDIR"];
+  else process.env["TMPDIR"] = before;
+}
+
+export interface Party {
+  app: App;
+  /** "http://party.test:PORT" */
+  origin: string;
+}
+
+/** A server in this process, on a free port; gone when the test is. */
+export async function startParty(t: TestContext, options: AppOptions = {}): Promise<Party> {
+  const app = createApp(options);
+  await new Promise<void>((resolve) => app.server.listen(0, "127.0.0.1", resolve));
+  t.after(() => app.stop());
+  const address = app.server.address();
+  assert.ok(typeof address === "object" && address);
+  return { app, origin: `http://party.test:${address.port}` };
+}
+
+/** One person's browser: its own storage, English, and an eye on everything that goes wrong unseen. */
+export interface Person {
+  context: BrowserContext;
+  page: Page;
+}
+
+export async function newPerson(
+  t: TestContext,
+  browser: Browser,
+  options: BrowserContextOptions = {},
+): Promise<Person> {
+  const context = await browser.newContext({ locale: "en-GB", viewport: { width: 1000, height: 700 }, ...options });
+  context.setDefaultTimeout(8000);
+  const complaints: string[] = [];
+  context.on("weberror", (error) => complaints.push(`error: ${error.error().message}`));
+  context.on("console", (message) => complaints.push(`${message.type()}: ${message.text()}`));
+  await context.addInitScript(() =>
+    document.addEventListener("securitypolicyviolation", (event) => console.error(event.violatedDirective)),
+  );
+  t.after(async () => {
+    await context.close();
+    // Some flows cut the connection or are refused on purpose, which Chromium reports by itself.
+    const unexpected = complaints.filter((text) => !text.includes("Failed to load resource"));
+    assert.deepEqual(unexpected, [], "the console stays empty");
+  });
+  return { context, page: await context.newPage() };
+}

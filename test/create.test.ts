@@ -1,0 +1,195 @@
+// POST /create: what it answers, whose name it takes, and that a repeated key makes nothing twice.
+
+import assert from "node:assert/strict";
+import test from "node:test";
+import { assertError, at, HOUR, Member, MINUTE, sessionOf, startServer } from "./helpers.ts";
+
+const KEY = "a key of 22 characters";
+
+test("anyone can create a chat, without a body and without a name", async (t) => {
+  const server = await startServer(t);
+  const session = sessionOf(await server.send("POST", "/create"));
+  assert.match(session.chat_id, /^[A-Za-z0-9_-]{16}$/);
+  assert.equal(session.username, "Guest 1");
+  assert.equal(session.expires_at, server.clock.iso(6 * HOUR));
+  assert.equal(session.url, `${server.base}/${session.chat_id}`);
+});
+
+test("a chat starts with its creator as the only member and the cursor 1", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  assert.deepEqual(await ana.read(), {
+    messages: [],
+    cursor: 1,
+    missed: false,
+    members: [{ id: ana.id, username: "Ana", creator: true, online: true, you: true }],
+    expires_at: server.clock.iso(6 * HOUR),
+  });
+});
+
+for (const [what, body, username] of [
+  ["an empty object", {}, "Guest 1"],
+  ["a name that is null", { username: null }, "Guest 1"],
+  ["a name", { username: "Ana" }, "Ana"],
+  ["a name with white space around and within", { username: "  Ana \n\t Maria " }, "Ana Maria"],
+  ["fields nobody knows", { username: "Ana", colour: "red", seats: 600 }, "Ana"],
+] as const) {
+  test(`a chat created with ${what} has the creator ${username}`, async (t) => {
+    const server = await startServer(t);
+    assert.equal(sessionOf(await server.create(body)).username, username);
+  });
+}
+
+for (const [what, body] of [
+  ["a list", "[]"],
+  ["a string", '"Ana"'],
+  ["null", "null"],
+  ["a number", "1"],
+  ["half an object", '{"username": "An'],
+  ["no JSON", "username=Ana"],
+  ["white space alone", " "],
+  ["bytes that are not UTF-8", Buffer.from('{"username":"\xff"}', "latin1")],
+  ["a surrogate encoded as if it were a character", Buffer.from('{"username":"\xed\xa0\x80"}', "latin1")],
+] as const) {
+  test(`a body that is ${what} is invalid_json`, async (t) => {
+    const server = await startServer(t);
+    assertError(await server.create(body), "invalid_json");
+    assert.equal(server.app.chats.size, 0);
+  });
+}
+
+test("a body is read as JSON whatever its Content-Type says", async (t) => {
+  const server = await startServer(t);
+  for (const type of ["application/x-www-form-urlencoded", "text/plain", "image/png", "nonsense", ""]) {
+    const reply = await server.create('{"username":"Ana"}', { "Content-Type": type });
+    assert.equal(sessionOf(reply).username, "Ana", type);
+  }
+});
+
+test("a body may come in pieces without its length", async (t) => {
+  const server = await startServer(t);
+  const reply = await server.send("POST", "/create", { body: { username: "Ana" }, chunked: true });
+  assert.equal(sessionOf(reply).username, "Ana");
+});
+
+for (const username of ["", " \n\t ", 5, true, {}, ["Ana"], "x".repeat(25), "\u200D\u00AD"]) {
+  test(`nobody can be called ${JSON.stringify(username)}`, async (t) => {
+    const server = await startServer(t);
+    assertError(await server.create({ username }), "invalid_username");
+    assert.equal(server.app.chats.size, 0);
+  });
+}
+
+test("no two chats have the same id", async (t) => {
+  const server = await startServer(t, { rateLimit: false });
+  const replies = await Promise.all(Array.from({ length: 200 }, () => server.create()));
+  assert.equal(new Set(replies.map((reply) => sessionOf(reply).chat_id)).size, 200);
+  assert.equal(new Set(replies.map((reply) => sessionOf(reply).session_token)).size, 200);
+});
+
+test("a server with a node's name puts it before its chats' ids", async (t) => {
+  for (const node of ["eu1", "abcdefghij012345"]) {
+    const server = await startServer(t, { node });
+    const [ana] = await server.party("Ana");
+    assert.ok(ana.chatId.startsWith(`${node}-`));
+    assert.match(ana.chatId.slice(node.length + 1), /^[A-Za-z0-9_-]{16}$/);
+    assert.equal((await ana.read()).cursor, 1);
+    assert.equal((await ana.inviteToken()).length > 0, true);
+  }
+});
+
+test("the same key brings the same session again, and no second chat", async (t) => {
+  const server = await startServer(t);
+  const first = sessionOf(await server.create({ username: "Ana" }, { "Idempotency-Key": KEY }));
+  server.clock.advance(10 * MINUTE - 1);
+  const again = sessionOf(await server.create({ username: "Ana" }, { "Idempotency-Key": KEY }), 200);
+  assert.deepEqual(again, first);
+  assert.equal(server.app.chats.size, 1);
+});
+
+test("of creations with one key that arrive together one makes a chat and all get it", async (t) => {
+  const server = await startServer(t);
+  const replies = await Promise.all(
+    Array.from({ length: 20 }, () => server.create({}, { "Idempotency-Key": KEY })),
+  );
+  assert.equal(replies.filter((reply) => reply.status === 201).length, 1);
+  assert.equal(replies.filter((reply) => reply.status === 200).length, 19);
+  assert.equal(new Set(replies.map((reply) => reply.text)).size, 1);
+  assert.equal(server.app.chats.size, 1);
+});
+
+test("another key, or none, makes another chat", async (t) => {
+  const server = await startServer(t);
+  for (const headers of [{ "Idempotency-Key": KEY }, { "Idempotency-Key": `${KEY}!` }, {}, {}]) {
+    sessionOf(await server.create({}, headers));
+  }
+  assert.equal(server.app.chats.size, 4);
+});
+
+test("ten minutes later a key is forgotten", async (t) => {
+  const server = await startServer(t);
+  const first = sessionOf(await server.create({}, { "Idempotency-Key": KEY }));
+  server.clock.advance(10 * MINUTE + 1);
+  const second = sessionOf(await server.create({}, { "Idempotency-Key": KEY }));
+  assert.notEqual(second.chat_id, first.chat_id);
+});
+
+test("a key whose seat has been left makes a new chat", async (t) => {
+  const server = await startServer(t);
+  const first = new Member(server, sessionOf(await server.create({}, { "Idempotency-Key": KEY })));
+  await first.leave();
+  const second = sessionOf(await server.create({}, { "Idempotency-Key": KEY }));
+  assert.notEqual(second.chat_id, first.chatId);
+});
+
+test("a key whose chat has been ended makes a new chat", async (t) => {
+  const server = await startServer(t);
+  const first = new Member(server, sessionOf(await server.create({}, { "Idempotency-Key": KEY })));
+  await first.end();
+  const second = sessionOf(await server.create({}, { "Idempotency-Key": KEY }));
+  assert.notEqual(second.chat_id, first.chatId);
+});
+
+test("a key that came with a refused name can be used with a better one", async (t) => {
+  const server = await startServer(t);
+  assertError(await server.create({ username: "" }, { "Idempotency-Key": KEY }), "invalid_username");
+  sessionOf(await server.create({ username: "Ana" }, { "Idempotency-Key": KEY }));
+});
+
+for (const [what, key] of [
+  ["of 21 characters", "x".repeat(21)],
+  ["of 65 characters", "x".repeat(65)],
+  ["with a letter beyond ASCII", `${"x".repeat(30)}\u00E9`],
+  ["with a tab", `${"x".repeat(30)}\t${"x".repeat(8)}`],
+] as const) {
+  test(`a key ${what} is invalid_key and makes no chat`, async (t) => {
+    const server = await startServer(t);
+    assertError(await server.create({}, { "Idempotency-Key": key }), "invalid_key");
+    assert.equal(server.app.chats.size, 0);
+  });
+}
+
+test("keys of 22 and of 64 printable characters are taken", async (t) => {
+  const server = await startServer(t);
+  for (const key of ["~".repeat(22), `! ${"~".repeat(60)} !`.slice(0, 63) + "!"]) {
+    const first = sessionOf(await server.create({}, { "Idempotency-Key": key }));
+    const again = sessionOf(await server.create({}, { "Idempotency-Key": key }), 200);
+    assert.equal(again.session_token, first.session_token);
+  }
+});
+
+test("a key finds its session even when the server has become full", async (t) => {
+  const server = await startServer(t, { maxChats: 1 });
+  const first = sessionOf(await server.create({}, { "Idempotency-Key": KEY }));
+  assertError(await server.create(), "server_full");
+  assert.deepEqual(sessionOf(await server.create({}, { "Idempotency-Key": KEY }), 200), first);
+});
+
+test("a repeated creation brings the creator in, with the same seat", async (t) => {
+  const server = await startServer(t);
+  await server.create({ username: "Ana" }, { "Idempotency-Key": KEY });
+  const ana = new Member(server, sessionOf(await server.create({}, { "Idempotency-Key": KEY }), 200));
+  const { members } = await ana.read();
+  assert.equal(members.length, 1);
+  assert.equal(at(members, 0).you, true);
+});

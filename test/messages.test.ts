@@ -1,0 +1,442 @@
+// POST /:chat_id: what is posted, how it is read back, what is kept, and that a repeat posts nothing.
+
+import assert from "node:assert/strict";
+import test from "node:test";
+import {
+  assertError,
+  at,
+  type Member,
+  messageOf,
+  MINUTE,
+  pollOf,
+  SECOND,
+  startServer,
+} from "./helpers.ts";
+
+test("a message is answered as readers see it, and its id is the cursor", async (t) => {
+  const server = await startServer(t);
+  const [ana, ben] = await server.party("Ana", "Ben");
+  server.clock.advance(1234);
+  const message = messageOf(await ana.post("Hello, *all*"));
+  assert.deepEqual(message, {
+    id: 3,
+    member_id: ana.id,
+    username: "Ana",
+    text: "Hello, *all*",
+    sent_at: server.clock.iso(),
+  });
+  const seen = await ben.read();
+  assert.deepEqual(seen.messages, [message]);
+  assert.equal(seen.cursor, 3);
+  assert.equal(seen.missed, false);
+});
+
+test("all see the messages in the same order, also when all write at once", async (t) => {
+  const server = await startServer(t);
+  const members: Member[] = await server.party("A", "B", "C", "D", "E", "F");
+  const posted = await Promise.all(
+    members.flatMap((member) => ["1", "2", "3", "4"].map(async (text) => member.say(text))),
+  );
+  const views = await Promise.all(members.map(async (member) => (await member.read()).messages));
+  const ids = posted.map((message) => message.id).toSorted((one, other) => one - other);
+  assert.equal(new Set(ids).size, 24);
+  for (const view of views) {
+    assert.deepEqual(view, views[0]);
+    assert.deepEqual(
+      view.map((message) => message.id),
+      ids,
+    );
+  }
+});
+
+for (const [what, body] of [
+  ["without a body", undefined],
+  ["of an empty object", {}],
+  ["that is null", { text: null }],
+  ["that is a number", { text: 5 }],
+  ["that is a list", { text: ["x"] }],
+  ["that is an object", { text: { text: "x" } }],
+  ["that is true", { text: true }],
+  ["that is empty", { text: "" }],
+  ["of white space", { text: " \n\t\r\n " }],
+  ["of control characters", { text: "\u0000\u0007\u001B\u007F\u0085" }],
+  ["of 2,001 letters", { text: "x".repeat(2001) }],
+  ["of over 8,192 bytes", { text: "\u{1D11E}".repeat(2000) + "\u0301".repeat(97) }],
+] as const) {
+  test(`a text ${what} is invalid_text`, async (t) => {
+    const server = await startServer(t);
+    const [ana] = await server.party("Ana");
+    assertError(await ana.send("POST", "", { body }), "invalid_text");
+    assert.equal((await ana.read()).cursor, 1);
+  });
+}
+
+for (const [what, body] of [
+  ["a list", '["text"]'],
+  ["a string", '"text"'],
+  ["null", "null"],
+  ["no JSON", "text=hello"],
+  ["cut off", '{"text":"hel'],
+  ["not UTF-8", Buffer.from('{"text":"caf\xe9"}', "latin1")],
+  ["in UTF-16", Buffer.from('{"text":"hello"}', "utf16le")],
+] as const) {
+  test(`a posted body that is ${what} is invalid_json`, async (t) => {
+    const server = await startServer(t);
+    const [ana] = await server.party("Ana");
+    assertError(await ana.send("POST", "", { body }), "invalid_json");
+    assertError(
+      await ana.send("POST", "", { body, headers: { "Content-Type": "application/json" } }),
+      "invalid_json",
+    );
+  });
+}
+
+for (const type of [
+  "text/plain",
+  "Text/PLAIN",
+  "text/plain;charset=UTF-8",
+  "text/plain; charset=iso-8859-1",
+  "text/plain ; format=flowed",
+]) {
+  test(`a body labelled ${type} is the text itself, in UTF-8`, async (t) => {
+    const server = await startServer(t);
+    const [ana] = await server.party("Ana");
+    const headers = { "Content-Type": type };
+    for (const body of ["Grüße 👋", "[1]", '"quoted"', "null", "{", '{"text":5}', '{"other":"x"}', "text=x"]) {
+      assert.equal(messageOf(await ana.send("POST", "", { body, headers })).text, body);
+    }
+  });
+}
+
+test("a JSON object with a string text is read as such, though labelled text/plain", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const headers = { "Content-Type": "text/plain;charset=UTF-8" };
+  for (const body of ['{"text":"hello"}', ' {"text" : "hello", "more": [1] }\n']) {
+    assert.equal(messageOf(await ana.send("POST", "", { body, headers })).text, "hello");
+  }
+  assertError(await ana.send("POST", "", { body: '{"text":" "}', headers }), "invalid_text");
+});
+
+test("text/plain that is not UTF-8 is invalid_json, and without anything invalid_text", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const headers = { "Content-Type": "text/plain" };
+  assertError(await ana.send("POST", "", { body: Buffer.from([0x68, 0xe9]), headers }), "invalid_json");
+  assertError(await ana.send("POST", "", { body: "", headers }), "invalid_text");
+  assertError(await ana.send("POST", "", { headers }), "invalid_text");
+});
+
+test("what only begins like text/plain is read as JSON", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  for (const type of ["text/plainer", "text/plain-ish; x=y", "text/html", "application/x-www-form-urlencoded", ""]) {
+    const headers = { "Content-Type": type };
+    assertError(await ana.send("POST", "", { body: "hello", headers }), "invalid_json");
+    assert.equal(messageOf(await ana.send("POST", "", { body: '{"text":"x"}', headers })).text, "x");
+  }
+});
+
+test("a text comes back exactly as it was sent", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  for (const text of ["<b>&amp;</b>", "a  b", "line 1\n\n\tline 3", "\\u0041 \"x\" '", "__proto__", "👨‍👩‍👧‍👦 🇩🇪"]) {
+    assert.equal((await ana.say(text)).text, text);
+    assert.equal(at((await ana.read()).messages, -1).text, text);
+  }
+});
+
+test("2,000 characters as people count them go through, of several code points each", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const text = "e\u0323\u0302".normalize("NFC").repeat(2000);
+  assert.equal((await ana.say(text)).text, text);
+});
+
+test("the last 30 messages are kept, and older ones are said to be missed", async (t) => {
+  const server = await startServer(t, { rateLimit: false });
+  const [ana] = await server.party("Ana");
+  for (let id = 2; id <= 31; id += 1) await ana.say(`message ${id}`);
+  const full = await ana.read();
+  assert.equal(full.messages.length, 30);
+  assert.equal(full.missed, false);
+  await ana.say("message 32");
+  const { messages, missed, cursor } = await ana.read();
+  assert.deepEqual(
+    messages.map((message) => message.id),
+    Array.from({ length: 30 }, (_, index) => index + 3),
+  );
+  assert.equal(missed, true);
+  assert.equal(cursor, 32);
+  assert.equal((await ana.read("?since=1")).missed, true);
+  const next = await ana.read("?since=2");
+  assert.equal(next.missed, false, "one below the oldest kept message");
+  assert.equal(next.messages.length, 30);
+});
+
+test("a cursor value that was no message is none to miss", async (t) => {
+  const server = await startServer(t, { rateLimit: false });
+  const [ana] = await server.party("Ana");
+  assert.equal((await ana.say("the first")).id, 2);
+  const [ben] = [await server.join(ana.chatId, { invite_token: await ana.inviteToken() })];
+  assert.equal(ben.status, 201);
+  for (let id = 4; id <= 33; id += 1) assert.equal((await ana.say("x")).id, id);
+  assert.equal((await ana.read("?since=1")).missed, true);
+  assert.equal((await ana.read("?since=2")).missed, false);
+  assert.equal((await ana.read("?since=3")).missed, false);
+});
+
+test("messages behind the cursor given come, oldest first, and no others", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  for (const text of ["a", "b", "c", "d"]) await ana.say(text);
+  for (const [query, texts] of [
+    ["", ["a", "b", "c", "d"]],
+    ["?since=0", ["a", "b", "c", "d"]],
+    ["?since=1", ["a", "b", "c", "d"]],
+    ["?since=3", ["c", "d"]],
+    ["?since=5", []],
+    ["?since=latest", []],
+    ["?since=3&since=0", ["c", "d"]],
+    ["?since=3&since=x", ["c", "d"]],
+    ["?other=1&since=3&text=x", ["c", "d"]],
+    ["?%73ince=%33", ["c", "d"]],
+  ] as const) {
+    const reply = await ana.read(query);
+    assert.deepEqual(
+      reply.messages.map((message) => message.text),
+      texts,
+      query,
+    );
+    assert.equal(reply.cursor, 5);
+    assert.equal(reply.missed, false);
+  }
+});
+
+test("since=latest misses nothing, whatever has gone", async (t) => {
+  const server = await startServer(t, { rateLimit: false });
+  const [ana] = await server.party("Ana");
+  for (let count = 0; count < 40; count += 1) await ana.say("x");
+  const reply = await ana.read("?since=latest");
+  assert.deepEqual([reply.messages, reply.missed, reply.cursor], [[], false, 41]);
+});
+
+for (const since of [
+  "",
+  "-1",
+  "+1",
+  "%201",
+  "1%20",
+  "+",
+  "1.0",
+  "1.",
+  "1e0",
+  "0x1",
+  "0b1",
+  "1_0",
+  "x",
+  "NaN",
+  "Infinity",
+  "Latest",
+  "LATEST",
+  "latest%20",
+  "%EF%BC%91",
+  "%D9%A1",
+  "2",
+  "9007199254740993",
+  "99999999999999999999",
+  "1%00",
+  "%zz",
+  "0,1",
+]) {
+  test(`since=${since} is invalid_cursor`, async (t) => {
+    const server = await startServer(t);
+    const [ana] = await server.party("Ana");
+    assertError(await ana.poll(`?since=${since}`), "invalid_cursor");
+    assertError(await ana.poll(`?since=${since}&since=0&wait=1`), "invalid_cursor");
+  });
+}
+
+for (const wait of [
+  "",
+  "-1",
+  "+1",
+  "%201",
+  "1.5",
+  "1e1",
+  "0x1",
+  "51",
+  "100",
+  "x",
+  "latest",
+  "true",
+  "%EF%BC%91",
+  "99999999999999999999",
+]) {
+  test(`wait=${wait} is invalid_wait`, async (t) => {
+    const server = await startServer(t);
+    const [ana] = await server.party("Ana");
+    assertError(await ana.poll(`?since=0&wait=${wait}`), "invalid_wait");
+    assertError(await ana.poll(`?since=0&wait=${wait}&wait=0`), "invalid_wait");
+  });
+}
+
+test("a name without a value is an empty value", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  assertError(await ana.poll("?since"), "invalid_cursor");
+  assertError(await ana.poll("?wait"), "invalid_wait");
+});
+
+test("the same key with the same text posts nothing and brings the first message", async (t) => {
+  const server = await startServer(t);
+  const [ana, ben] = await server.party("Ana", "Ben");
+  const first = messageOf(await ana.post("once", { "Idempotency-Key": "k" }));
+  server.clock.advance(10 * MINUTE - 1);
+  assert.deepEqual(messageOf(await ana.post("once", { "Idempotency-Key": "k" }), 200), first);
+  assert.deepEqual((await ben.read()).messages, [first]);
+});
+
+test("the same key with another text is invalid_key and posts nothing", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const first = await ana.post("once", { "Idempotency-Key": "k" });
+  for (const text of ["twice", "Once", "once!"]) {
+    assertError(await ana.post(text, { "Idempotency-Key": "k" }), "invalid_key");
+  }
+  assert.deepEqual((await ana.read()).messages, [messageOf(first)]);
+  messageOf(await ana.post("once", { "Idempotency-Key": "k" }), 200);
+});
+
+test("without a key, the same text is another message", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  await ana.say("echo");
+  await ana.say("echo");
+  assert.equal((await ana.read()).messages.length, 2);
+});
+
+test("a key belongs to a member: another's is another", async (t) => {
+  const server = await startServer(t);
+  const [ana, ben] = await server.party("Ana", "Ben");
+  messageOf(await ana.post("mine", { "Idempotency-Key": "k" }));
+  messageOf(await ben.post("mine", { "Idempotency-Key": "k" }));
+  messageOf(await ben.post("other", { "Idempotency-Key": "K" }));
+  assert.equal((await ana.read()).messages.length, 3);
+});
+
+test("who comes back with a new seat does not meet the old seat's keys", async (t) => {
+  const server = await startServer(t);
+  const [ana, ben] = await server.party("Ana", "Ben");
+  messageOf(await ben.post("first", { "Idempotency-Key": "k" }));
+  await ben.leave();
+  const invite_token = await ana.inviteToken();
+  const back = await server.join(ana.chatId, { invite_token, username: "Ben" });
+  assert.equal(back.status, 201);
+});
+
+test("of posts with one key that arrive together exactly one posts", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const replies = await Promise.all(
+    Array.from({ length: 50 }, () => ana.post("together", { "Idempotency-Key": "k" })),
+  );
+  assert.equal(replies.filter((reply) => reply.status === 201).length, 1);
+  assert.equal(replies.filter((reply) => reply.status === 200).length, 49);
+  assert.equal(new Set(replies.map((reply) => reply.text)).size, 1);
+  assert.equal((await ana.read()).messages.length, 1);
+});
+
+test("a key is remembered when 30 newer messages have pushed its message out", async (t) => {
+  const server = await startServer(t, { rateLimit: false });
+  const [ana, ben] = await server.party("Ana", "Ben");
+  const first = messageOf(await ana.post("the first", { "Idempotency-Key": "k" }));
+  for (let count = 0; count < 35; count += 1) await ben.say("x");
+  assert.deepEqual(messageOf(await ana.post("the first", { "Idempotency-Key": "k" }), 200), first);
+  assertError(await ana.post("the second", { "Idempotency-Key": "k" }), "invalid_key");
+});
+
+test("a key is remembered for the seat's next 256 keys", async (t) => {
+  const server = await startServer(t, { rateLimit: false });
+  const [ana] = await server.party("Ana");
+  const first = messageOf(await ana.post("the first", { "Idempotency-Key": "k" }));
+  for (let key = 1; key <= 255; key += 1) await ana.post("x", { "Idempotency-Key": `${key}` });
+  assert.deepEqual(messageOf(await ana.post("the first", { "Idempotency-Key": "k" }), 200), first);
+  for (let key = 256; key <= 258; key += 1) await ana.post("x", { "Idempotency-Key": `${key}` });
+  messageOf(await ana.post("the first", { "Idempotency-Key": "k" }));
+});
+
+test("ten minutes later a message's key is forgotten", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const first = messageOf(await ana.post("once", { "Idempotency-Key": "k" }));
+  server.clock.advance(10 * MINUTE + 1);
+  const second = messageOf(await ana.post("once", { "Idempotency-Key": "k" }));
+  assert.notEqual(second.id, first.id);
+  messageOf(await ana.post("once", { "Idempotency-Key": "k" }), 200);
+});
+
+test("a key that came with a refused text can be used with a better one", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  assertError(await ana.post(" ", { "Idempotency-Key": "k" }), "invalid_text");
+  messageOf(await ana.post("better", { "Idempotency-Key": "k" }));
+});
+
+test("keys of 1 and of 64 printable characters are taken, others are invalid_key", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  for (const key of ["~", "!", "x y", "x".repeat(64)]) {
+    messageOf(await ana.post("x", { "Idempotency-Key": key }));
+    messageOf(await ana.post("x", { "Idempotency-Key": key }), 200);
+  }
+  for (const key of ["x".repeat(65), "\u00E9", "a\tb"]) {
+    assertError(await ana.post("x", { "Idempotency-Key": key }), "invalid_key");
+  }
+  assert.equal((await ana.read()).messages.length, 4);
+});
+
+test("keys hold for text/plain as for JSON", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const headers = { "Idempotency-Key": "k", "Content-Type": "text/plain" };
+  const first = messageOf(await ana.send("POST", "", { body: "hello", headers }));
+  assert.deepEqual(messageOf(await ana.post("hello", { "Idempotency-Key": "k" }), 200), first);
+});
+
+test("a member is online for a minute after joining, polling or posting", async (t) => {
+  const server = await startServer(t);
+  const [ana, ben] = await server.party("Ana", "Ben");
+  const isBenOnline = async (): Promise<boolean> => at((await ana.read()).members, 1).online;
+  assert.equal(await isBenOnline(), true);
+  server.clock.advance(MINUTE - 1);
+  assert.equal(await isBenOnline(), true);
+  server.clock.advance(2);
+  assert.equal(await isBenOnline(), false);
+  await ben.read();
+  assert.equal(await isBenOnline(), true);
+  server.clock.advance(MINUTE + 1);
+  assert.equal(await isBenOnline(), false);
+  await ben.say("hello");
+  assert.equal(await isBenOnline(), true);
+  server.clock.advance(MINUTE + 1);
+  assert.equal(await isBenOnline(), false);
+});
+
+test("a HEAD request is no poll: nobody is online by it", async (t) => {
+  const server = await startServer(t);
+  const [ana, ben] = await server.party("Ana", "Ben");
+  server.clock.advance(2 * MINUTE);
+  assert.equal((await ben.send("HEAD")).status, 200);
+  assert.equal(at((await ana.read()).members, 1).online, false);
+});
+
+test("coming online and going absent does not move the cursor", async (t) => {
+  const server = await startServer(t);
+  const [ana, ben] = await server.party("Ana", "Ben");
+  server.pass(2 * MINUTE);
+  assert.equal((await ana.read()).cursor, 2);
+  await ben.read();
+  server.pass(30 * SECOND);
+  assert.equal(pollOf(await ana.poll("?since=2")).cursor, 2);
+});
