@@ -1,6 +1,6 @@
 // Source -> dist/. `node build.mjs` makes what `npm start` and the tests need:
 //
-//   dist/assets.json   the page (plain, gzip, brotli), its security policy, the OpenAPI document, the version
+//   dist/assets.json   the page (plain, gzip, brotli) and its security policy, the texts of docs/, the version
 //   dist/server.cjs    the whole program as one CommonJS file (half the start-up time of an ES module)
 //
 // `node build.mjs --package` then makes of dist/server.cjs one executable for the machine it runs on:
@@ -30,7 +30,13 @@ else await buildAll();
 
 async function buildAll() {
   mkdirSync(path("dist/"), { recursive: true });
-  const assets = { version, ...(await buildPage()), openapi: buildOpenapi(), help: read("docs/help.txt"), usage: read("docs/usage.txt") };
+  const assets = {
+    version,
+    ...(await buildPage()),
+    openapi: buildOpenapi(),
+    help: read("docs/help.txt"),
+    usage: read("docs/usage.txt"),
+  };
   writeFileSync(path("dist/assets.json"), JSON.stringify(assets));
   await bundleServer();
 }
@@ -101,9 +107,8 @@ async function bundleText(entry, format) {
 }
 
 async function minifyCss(css) {
-  return (
-    await transform(css, { loader: "css", minify: true, target: ["chrome123", "firefox120", "safari17.5"] })
-  ).code;
+  return (await transform(css, { loader: "css", minify: true, target: ["chrome123", "firefox120", "safari17.5"] }))
+    .code;
 }
 
 function options(entry, format) {
@@ -165,9 +170,7 @@ function cacheNode(platform, nodeVersion) {
 function stripElf(elf) {
   if (!elf.subarray(0, 6).equals(Buffer.from("\x7fELF\x02\x01"))) throw new Error("Not a 64-bit ELF file.");
   const [table, count, namesIndex] = [number(elf, 0x28), elf.readUInt16LE(0x3c), elf.readUInt16LE(0x3e)];
-  const sections = Array.from({ length: count }, (_, index) =>
-    elf.subarray(table + index * 64).subarray(0, 64),
-  );
+  const sections = Array.from({ length: count }, (_, index) => elf.subarray(table + index * 64).subarray(0, 64));
   const isLoaded = (section) => (number(section, 8) & 2) !== 0;
   const start = (section) => number(section, 24);
   const size = (section) => (section.readUInt32LE(4) === 8 ? 0 : number(section, 32)); // 8: only in memory

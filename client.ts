@@ -1376,16 +1376,14 @@ let ui: Page;
 function findPage() {
   return {
     ...elements(HTMLElement, "door", "notice", "doorTitle", "doorText", "nameField", "nameError", "unsentField"),
-    ...elements(HTMLElement, "before", "chats", "chat", "home", "title", "banner", "ending", "endingText", "here"),
-    ...elements(HTMLElement, "log", "empty", "list", "counter", "invite", "seatsLeft", "inviteStatus"),
-    ...elements(HTMLElement, "members", "askForLink", "questionTitle", "questionText", "questionError"),
-    ...elements(HTMLElement, "tickField", "commands"),
-    ...elements(HTMLButtonElement, "go", "seats", "inviteOpen", "goOn", "pill", "send", "inviteClose", "code"),
-    ...elements(HTMLButtonElement, "copy", "renew", "apiOpen", "leave", "end", "questionYes", "questionNo"),
-    ...elements(HTMLButtonElement, "tokenShow"),
+    ...elements(HTMLElement, "enter", "go", "before", "chats", "chat", "home", "title", "seats", "inviteOpen"),
+    ...elements(HTMLElement, "banner", "ending", "endingText", "goOn", "here", "log", "empty", "list", "pill"),
+    ...elements(HTMLElement, "composer", "counter", "send", "invite", "inviteClose", "code", "seatsLeft", "copy"),
+    ...elements(HTMLElement, "inviteStatus", "renew", "members", "askForLink", "apiOpen", "leave", "end"),
+    ...elements(HTMLElement, "questionForm", "questionTitle", "questionText", "questionError", "questionYes"),
+    ...elements(HTMLElement, "questionNo", "tickField", "commands", "tokenShow"),
     ...elements(HTMLInputElement, "name", "link", "sound", "tick"),
     ...elements(HTMLTextAreaElement, "message", "unsent"),
-    ...elements(HTMLFormElement, "enter", "composer", "questionForm"),
     ...elements(HTMLDialogElement, "inviteDialog", "large", "people", "question", "api"),
     ...elements(HTMLCanvasElement, "qr", "largeQr"),
     ...elements(HTMLLinkElement, "icon"),
@@ -1534,16 +1532,16 @@ function renderInvitation(live: Live): void {
 }
 
 /**
- * A QR code, black on white in any theme. Modules are whole device pixels and what is left over goes to the
- * margin, which is 4 modules or more: 49 modules (with margins) into 224 px at ratio 1 are 4 px each.
+ * A QR code about `size` CSS pixels wide with its margin of 4 modules, black on white in any theme. Modules
+ * are whole device pixels, so that no edge blurs: 41 modules and the margin into 224 px are 49 of 5 px at
+ * ratio 1, which makes 245, and 49 of 9 at ratio 2, 441 of them or 220.5 px.
  */
-function drawCode(canvas: HTMLCanvasElement, text: string, size: number): void {
+function drawCode(canvas: HTMLCanvasElement, text: string, size: number, round = Math.round): void {
   const code = generate(text);
-  const pixels = Math.round(size * devicePixelRatio);
-  const module = Math.floor(pixels / (code.size + 8));
-  const margin = Math.floor((pixels - module * code.size) / 2);
+  const module = round((size * devicePixelRatio) / (code.size + 8));
+  const pixels = module * (code.size + 8);
   canvas.width = canvas.height = pixels;
-  canvas.style.width = canvas.style.height = `${size}px`;
+  canvas.style.width = canvas.style.height = `${pixels / devicePixelRatio}px`;
   const pen = canvas.getContext("2d");
   if (!pen) return;
   pen.fillStyle = "#fff";
@@ -1551,11 +1549,11 @@ function drawCode(canvas: HTMLCanvasElement, text: string, size: number): void {
   pen.fillStyle = "#000";
   for (let y = 0; y < code.size; y++)
     for (let x = 0; x < code.size; x++)
-      if (code.get(x, y)) pen.fillRect(margin + x * module, margin + y * module, module, module);
+      if (code.get(x, y)) pen.fillRect((x + 4) * module, (y + 4) * module, module, module);
 }
 
 function showLargeCode(): void {
-  drawCode(ui.largeQr, ui.link.value, Math.min(innerWidth, innerHeight));
+  drawCode(ui.largeQr, ui.link.value, Math.min(innerWidth, innerHeight), Math.floor);
   ui.large.showModal();
 }
 
@@ -1833,7 +1831,7 @@ function onClick(element: HTMLElement, action: () => void): void {
   element.addEventListener("click", action);
 }
 
-function onSubmit(form: HTMLFormElement, action: () => void): void {
+function onSubmit(form: HTMLElement, action: () => void): void {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     action();

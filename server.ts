@@ -1642,14 +1642,14 @@ async function runServer(settings: Settings): Promise<void> {
     lanAddress: () => addresses[0]?.address,
     log: settings.verbose ? (line) => print(`${line}\n`) : undefined,
   });
-  const port = await listen(app.server, settings);
-  print(banner(settings, port, addresses));
-  setInterval(() => app.sweep(), 250);
-  // A laptop changes its network; links made afterwards must lead to its new address.
-  setInterval(() => void findLanAddresses().then((found) => (addresses = found)), 10 * SECOND);
+  // Before the first line is printed: whoever reads it may stop us at once.
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"] as const) {
     process.on(signal, () => void app.stop().then(() => process.exit(0)));
   }
+  print(banner(settings, await listen(app.server, settings), addresses));
+  setInterval(() => app.sweep(), 250);
+  // A laptop changes its network; links made afterwards must lead to its new address.
+  setInterval(() => void findLanAddresses().then((found) => (addresses = found)), 10 * SECOND);
 }
 
 /** @throws StartError where the files cannot be read or are not what they should be */

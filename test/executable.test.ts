@@ -16,9 +16,7 @@ const SUFFIX = process.platform === "win32" ? ".exe" : "";
 const EXECUTABLE = `${ROOT}dist/watch-party-${assets.version}-${PLATFORM}${SUFFIX}`;
 
 /** Node's own variables (coverage, flags for the tests) are none of the executable's business. */
-const env = Object.fromEntries(
-  Object.entries(plainEnvironment()).filter(([name]) => !name.startsWith("NODE_")),
-);
+const env = Object.fromEntries(Object.entries(plainEnvironment()).filter(([name]) => !name.startsWith("NODE_")));
 
 before(() => {
   const made = statSync(EXECUTABLE, { throwIfNoEntry: false });
@@ -51,12 +49,8 @@ test("the executable serves a chat: create, invite, join, post and poll", async 
   const program = await start(t);
   const ana = sessionOf(await send(program, "POST", "/create", { body: { username: "Ana" } }));
   const chat = `/${ana.chat_id}`;
-  const { invite_token } = invitationOf(
-    await send(program, "POST", `${chat}/invite`, { token: ana.session_token }),
-  );
-  const ben = sessionOf(
-    await send(program, "POST", `${chat}/join`, { body: { invite_token, username: "Ben" } }),
-  );
+  const { invite_token } = invitationOf(await send(program, "POST", `${chat}/invite`, { token: ana.session_token }));
+  const ben = sessionOf(await send(program, "POST", `${chat}/join`, { body: { invite_token, username: "Ben" } }));
   const { cursor } = pollOf(await send(program, "GET", `${chat}?since=latest`, { token: ben.session_token }));
 
   // Whichever of the two comes first, the poll brings the message.
@@ -90,18 +84,14 @@ test("the executable answers a bad flag with one line and exit code 2", () => {
 });
 
 const noSignals = process.platform === "win32" && "Windows ends a program without asking it";
-test(
-  "the executable stops on SIGTERM with exit code 0 within two seconds",
-  { skip: noSignals },
-  async (t) => {
-    const { child } = await start(t);
-    const begun = performance.now();
-    const closed = once(child, "close");
-    child.kill("SIGTERM");
-    assert.deepEqual(await closed, [0, null]);
-    assert.ok(performance.now() - begun < 2 * SECOND);
-  },
-);
+test("the executable stops on SIGTERM with exit code 0 within two seconds", { skip: noSignals }, async (t) => {
+  const { child } = await start(t);
+  const begun = performance.now();
+  const closed = once(child, "close");
+  child.kill("SIGTERM");
+  assert.deepEqual(await closed, [0, null]);
+  assert.ok(performance.now() - begun < 2 * SECOND);
+});
 
 function run(...flags: string[]) {
   return spawnSync(EXECUTABLE, flags, { env, encoding: "utf8" });
