@@ -913,7 +913,7 @@ async function poll(session: Session, signal: AbortSignal): Promise<void> {
 
 async function receive(reply: PollReply, signal: AbortSignal): Promise<void> {
   const wasLoaded = state.at === "live" && state.loaded;
-  dispatch({ type: "polled", reply, hidden: document.hidden, stuck });
+  dispatch({ type: "polled", reply, hidden: document.hidden, stuck: isNearEnd() });
   if (state.at === "live") {
     store(inviteKey(state.session.chat_id), null, "sessionStorage");
     const own = state.session.member_id;
@@ -949,7 +949,7 @@ let sender = "";
 function send(): void {
   const text = ui.message.value;
   if (state.at !== "live" || !text.trim() || lengthNote(text).over) return;
-  stuck = true;
+  scrollToEnd();
   dispatch({
     type: "queued",
     outgoing: { key: randomKey(), text, at: Date.now(), state: "waiting", why: "" },
@@ -970,7 +970,12 @@ async function sendQueue(): Promise<void> {
     if (!isOn(session.chat_id)) break;
     if (answer.ok) dispatch({ type: "sent", key, message: answer.value });
     else if (answer.code in ENDS) endChat(answer.code);
-    else dispatch({ type: "not sent", key, why: answer.code === "unreachable" ? "" : answer.message });
+    else if (answer.code !== "unreachable") dispatch({ type: "not sent", key, why: answer.message });
+    else {
+      dispatch({ type: "not sent", key, why: "" });
+      // The held poll may not know yet that its connection is dead.
+      startPolling();
+    }
   }
   if (sender === session.chat_id) sender = "";
 }
@@ -1059,7 +1064,6 @@ async function checkChat({ chat_id, session_token }: Session): Promise<void> {
 }
 
 function enter(saved: SavedChat): void {
-  stuck = true;
   const { chat_id } = saved.session;
   dispatch({ type: "entered", saved, outbox: savedOutbox(chat_id) });
   setDraft(stored(`draft ${chat_id}`) ?? "");
@@ -1557,11 +1561,17 @@ function showLargeCode(): void {
   ui.large.showModal();
 }
 
-/** Whether the end of the log is, or was before the screen changed, what is being read. */
+/** Whether the end of the log was what is being read, before the screen changed its size. */
 let stuck = true;
+
+function isNearEnd(): boolean {
+  const { scrollHeight, scrollTop, clientHeight } = ui.log;
+  return scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
+}
 
 function renderLog(live: Live): void {
   const rows = logRows(live, Date.now());
+  stuck = isNearEnd();
   const anchors = stuck ? [] : visibleItems();
   const wasLoaded = ui.log.role === "log";
   reconcile(ui.list, rows, drawRow, wasLoaded ? "fresh" : "");
@@ -1759,13 +1769,12 @@ function onKey(event: KeyboardEvent): void {
 }
 
 function onScroll(): void {
-  const { scrollHeight, scrollTop, clientHeight } = ui.log;
-  stuck = scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
+  stuck = isNearEnd();
   if (stuck && state.at === "live" && state.below) dispatch({ type: "seen", below: false });
 }
 
 function onVisibility(): void {
-  if (!document.hidden) dispatch({ type: "seen", below: !stuck });
+  if (!document.hidden) dispatch({ type: "seen", below: !isNearEnd() });
   startPolling();
 }
 

@@ -22,7 +22,7 @@ const SCREENS: Record<string, BrowserContextOptions> = {
 
 /** The server's clock runs behind at first, so that messages are of different times. */
 let behind = 0;
-const app = createApp({ now: () => Date.now() - behind });
+const app = createApp({ now: () => Date.now() - behind, rateLimit: false });
 await new Promise<void>((resolve) => app.server.listen(0, "127.0.0.1", resolve));
 const address = app.server.address();
 if (typeof address !== "object" || !address) throw new Error("The server has no port.");

@@ -1,0 +1,519 @@
+// Methods, headers, and what there is for people and tools: the page, the help, OpenAPI, health, robots.
+
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import test from "node:test";
+import { promisify } from "node:util";
+import { brotliDecompressSync, gunzipSync } from "node:zlib";
+import {
+  assertDone,
+  assertError,
+  NO_CHAT,
+  record,
+  type Reply,
+  type SendOptions,
+  startServer,
+  STATUS,
+  stringOf,
+  type TestServer,
+} from "./helpers.ts";
+
+const BROWSER = { Accept: "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8" };
+const METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"];
+
+/** Every path there is, with what may be done there. */
+const PATHS: [path: string, methods: string[]][] = [
+  ["/", ["GET"]],
+  ["/create", ["POST"]],
+  ["/openapi.json", ["GET"]],
+  ["/healthz", ["GET"]],
+  ["/robots.txt", ["GET"]],
+  [`/${NO_CHAT}`, ["GET", "POST", "DELETE"]],
+  [`/${NO_CHAT}/invite`, ["GET", "POST", "DELETE"]],
+  [`/${NO_CHAT}/join`, ["POST"]],
+  [`/${NO_CHAT}/leave`, ["POST"]],
+  [`/${NO_CHAT}/members/1`, ["DELETE"]],
+];
+
+function allowed(methods: string[]): string[] {
+  return [...methods, "OPTIONS", ...(methods.includes("GET") ? ["HEAD"] : [])].toSorted();
+}
+
+function listed(header: string | string[] | undefined): string[] {
+  return String(header)
+    .split(",")
+    .map((word) => word.trim())
+    .toSorted();
+}
+
+for (const [path, methods] of PATHS) {
+  test(`${path} says by OPTIONS what may be done there`, async (t) => {
+    const server = await startServer(t);
+    const reply = await server.send("OPTIONS", path);
+    assertDone(reply);
+    assert.deepEqual(listed(reply.headers["allow"]), allowed(methods));
+  });
+
+  test(`${path} answers every other method with method_not_allowed and what is`, async (t) => {
+    const server = await startServer(t);
+    for (const method of METHODS) {
+      const reply = await server.send(method, path);
+      if (allowed(methods).includes(method)) {
+        assert.notEqual(reply.status, 405, method);
+      } else if (method === "HEAD") {
+        assert.equal(reply.status, 405);
+        assert.deepEqual(listed(reply.headers["allow"]), allowed(methods));
+      } else {
+        assertError(reply, "method_not_allowed");
+        assert.deepEqual(listed(reply.headers["allow"]), allowed(methods), method);
+      }
+    }
+  });
+
+  test(`${path} may be called from any origin`, async (t) => {
+    const server = await startServer(t);
+    const preflight = await server.send("OPTIONS", path, {
+      headers: {
+        Origin: "null",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type,idempotency-key",
+      },
+    });
+    assertDone(preflight);
+    assert.equal(preflight.headers["access-control-max-age"], "86400");
+    for (const method of methods) {
+      assert.ok(listed(preflight.headers["access-control-allow-methods"]).includes(method), method);
+    }
+    assert.deepEqual(
+      listed(preflight.headers["access-control-allow-headers"]).map((name) => name.toLowerCase()),
+      ["authorization", "content-type", "idempotency-key"],
+    );
+    assert.equal(preflight.headers["access-control-allow-credentials"], undefined);
+  });
+}
+
+test("Location and Retry-After may be read by pages of other origins, also in errors", async (t) => {
+  const server = await startServer(t, { maxChats: 1 });
+  const headers = { Origin: "https://overlay.example" };
+  for (const reply of [
+    await server.send("POST", "/create", { headers }),
+    await server.send("POST", "/create", { headers }),
+    await server.send("GET", `/${NO_CHAT}`, { headers }),
+    await server.send("GET", "/nothing", { headers }),
+  ]) {
+    assert.equal(reply.headers["access-control-allow-origin"], "*");
+    assert.deepEqual(
+      listed(reply.headers["access-control-expose-headers"]).map((name) => name.toLowerCase()),
+      ["location", "retry-after"],
+    );
+  }
+});
+
+for (const path of [
+  "/nothing",
+  "/index.html",
+  "/favicon.ico",
+  "/create/",
+  "/create/x",
+  "/Create",
+  "/CREATE",
+  "/healthz/",
+  "/healthz/x",
+  "/openapi",
+  "/robots.txt/x",
+  "//",
+  "//create",
+  `/${"A".repeat(15)}`,
+  `/${"A".repeat(34)}`,
+  `/${"A".repeat(15)}.`,
+  `/${"A".repeat(15)}~`,
+  `/${"A".repeat(15)}%41`,
+  `/${"A".repeat(15)}é`.replace("é", "%C3%A9"),
+  `/${NO_CHAT}/`,
+  `/${NO_CHAT}/nothing`,
+  `/${NO_CHAT}/Invite`,
+  `/${NO_CHAT}/invite/`,
+  `/${NO_CHAT}/invite/x`,
+  `/${NO_CHAT}/join/x`,
+  `/${NO_CHAT}/leave/x`,
+  `/${NO_CHAT}/members`,
+  `/${NO_CHAT}/members/1/x`,
+  `/${NO_CHAT}//`,
+]) {
+  test(`${path} is an unknown path, whatever the method`, async (t) => {
+    const server = await startServer(t);
+    for (const method of METHODS.filter((name) => name !== "HEAD")) {
+      assertError(await server.send(method, path), "not_found");
+      assertError(await server.send(method, path, { token: "nonsense" }), "not_found");
+    }
+    assert.equal((await server.send("HEAD", path)).status, 404);
+  });
+}
+
+test("16 to 33 characters can be a chat's id", async (t) => {
+  const server = await startServer(t);
+  for (const id of ["A".repeat(16), "-".repeat(33), "_0z-".repeat(5), `abcdefghij012345-${NO_CHAT}`]) {
+    assertError(await server.send("GET", `/${id}`), "missing_token");
+    assertError(await server.send("PUT", `/${id}`), "method_not_allowed");
+  }
+});
+
+test("a browser at an unknown path gets the page, with status 404", async (t) => {
+  const server = await startServer(t);
+  const page = await server.send("GET", "/", { headers: BROWSER });
+  for (const path of ["/nothing", `/${NO_CHAT}/nothing`, "/create/x", "/index.html"]) {
+    const reply = await server.send("GET", path, { headers: BROWSER });
+    assert.equal(reply.status, 404);
+    assert.equal(reply.text, page.text);
+    assert.match(String(reply.headers["content-type"]), /^text\/html/);
+    const again = { ...BROWSER, "If-None-Match": String(page.headers["etag"]) };
+    assert.equal((await server.send("GET", path, { headers: again })).status, 404);
+    assertError(
+      await server.send("GET", path, { headers: { ...BROWSER, Authorization: "Bearer x" } }),
+      "not_found",
+    );
+  }
+});
+
+// ---- HEAD --------------------------------------------------------------------------------------------------
+
+test("HEAD answers with the headers of that GET and no body", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const invite = await ana.inviteToken();
+  await ana.say("hello");
+  const asked: [string, SendOptions][] = [
+    ["/", {}],
+    ["/", { headers: BROWSER }],
+    ["/", { headers: { ...BROWSER, "Accept-Encoding": "gzip" } }],
+    ["/healthz", {}],
+    ["/robots.txt", {}],
+    ["/openapi.json", {}],
+    ["/nothing", {}],
+    ["/nothing", { headers: BROWSER }],
+    [`/${ana.chatId}`, { headers: BROWSER }],
+    [`/${ana.chatId}`, { token: ana.token }],
+    [`/${ana.chatId}?since=1`, { token: ana.token }],
+    [`/${ana.chatId}?since=x`, { token: ana.token }],
+    [`/${ana.chatId}`, {}],
+    [`/${ana.chatId}`, { token: "nonsense" }],
+    [`/${ana.chatId}/invite`, { token: invite }],
+    [`/${ana.chatId}/invite`, { token: ana.token }],
+  ];
+  for (const [path, options] of asked) {
+    const [get, head] = [await server.send("GET", path, options), await server.send("HEAD", path, options)];
+    assert.equal(head.status, get.status, path);
+    assert.equal(head.bytes.length, 0);
+    assert.deepEqual(withoutDate(head), withoutDate(get), path);
+    assert.equal(Number(get.headers["content-length"]), get.bytes.length);
+  }
+});
+
+function withoutDate(reply: Reply): unknown {
+  const { date: _, ...headers } = reply.headers;
+  return headers;
+}
+
+// ---- The page ------------------------------------------------------------------------------------------------
+
+test("a browser gets the page at / and at every chat's address, whether there is such a chat or not", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const replies = await Promise.all(
+    ["/", "/?x", `/${ana.chatId}`, `/${NO_CHAT}`, `/${ana.chatId}?since=x`].map((path) =>
+      server.send("GET", path, { headers: BROWSER }),
+    ),
+  );
+  for (const reply of replies) {
+    assert.equal(reply.status, 200);
+    assert.equal(reply.headers["content-type"], "text/html; charset=utf-8");
+    assert.equal(reply.text, replies[0]?.text);
+    assert.match(reply.text, /^<!doctype html>/i);
+    assert.deepEqual(
+      listed(reply.headers["vary"]).map((name) => name.toLowerCase()),
+      ["accept", "accept-encoding", "authorization"],
+    );
+  }
+});
+
+test("who shows a token, or wants no text/html, gets the chat and not the page", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const headers = { ...BROWSER, Authorization: `Bearer ${ana.token}` };
+  const reply = await server.send("GET", `/${ana.chatId}`, { headers });
+  assert.equal(record(reply.body)["cursor"], 1);
+  assert.ok(["Accept", "Authorization"].every((name) => listed(reply.headers["vary"]).includes(name)));
+  for (const accept of ["*/*", "application/json", "text/plain", "text/*"]) {
+    const refused = await server.send("GET", `/${ana.chatId}`, { headers: { Accept: accept } });
+    assertError(refused, "missing_token");
+    assert.ok(["Accept", "Authorization"].every((name) => listed(refused.headers["vary"]).includes(name)));
+  }
+  assertError(await server.send("GET", `/${ana.chatId}/invite`, { headers: BROWSER }), "missing_token");
+});
+
+test("text/html is known in any case and any place of Accept", async (t) => {
+  const server = await startServer(t);
+  for (const accept of ["text/html", "TEXT/HTML", "application/json, text/html;q=0.1", "text/html;charset=utf-8"]) {
+    const reply = await server.send("GET", "/", { headers: { Accept: accept } });
+    assert.equal(reply.headers["content-type"], "text/html; charset=utf-8", accept);
+  }
+});
+
+test("the page may do only what it is meant to", async (t) => {
+  const server = await startServer(t);
+  const { headers, text } = await server.send("GET", "/", { headers: BROWSER });
+  const script = /<script type="module">([^]*?)<\/script>/.exec(text)?.[1] ?? "";
+  const style = /<style>([^]*?)<\/style>/.exec(text)?.[1] ?? "";
+  assert.ok(script.length > 0 && style.length > 0);
+  assert.equal(
+    headers["content-security-policy"],
+    `default-src 'none'; script-src 'sha256-${sha256(script)}'; style-src 'sha256-${sha256(style)}'; ` +
+      "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; " +
+      "require-trusted-types-for 'script'; trusted-types 'none'",
+  );
+  assert.equal(headers["referrer-policy"], "no-referrer");
+  assert.equal(headers["x-frame-options"], "DENY");
+  assert.equal(headers["cross-origin-resource-policy"], "same-origin");
+  assert.equal(headers["x-content-type-options"], "nosniff");
+  assert.equal(headers["cache-control"], "no-cache");
+  assert.equal(headers["strict-transport-security"], undefined);
+  assert.equal(headers["cross-origin-opener-policy"], undefined);
+});
+
+function sha256(text: string): string {
+  return createHash("sha256").update(text).digest("base64");
+}
+
+test("the page comes compressed as the browser accepts it, and is always the same", async (t) => {
+  const server = await startServer(t);
+  const plain = await server.send("GET", "/", { headers: BROWSER });
+  assert.equal(plain.headers["content-encoding"], undefined);
+  for (const [accepted, encoding] of [
+    ["gzip, deflate, br", "br"],
+    ["br", "br"],
+    ["BR", "br"],
+    ["gzip", "gzip"],
+    ["gzip;q=0.5", "gzip"],
+    ["br;q=0, gzip", "gzip"],
+    ["gzip;q=0, br;q=0.0", undefined],
+    ["deflate", undefined],
+    ["identity", undefined],
+    ["", undefined],
+    ["brotli, xgzip", undefined],
+  ] as const) {
+    const reply = await server.send("GET", "/", { headers: { ...BROWSER, "Accept-Encoding": accepted } });
+    assert.equal(reply.headers["content-encoding"], encoding, accepted);
+    assert.equal(unpacked(reply), plain.text);
+    assert.equal(Number(reply.headers["content-length"]), reply.bytes.length);
+  }
+});
+
+function unpacked(reply: Reply): string {
+  const encoding = reply.headers["content-encoding"];
+  if (encoding === "br") return brotliDecompressSync(reply.bytes).toString();
+  return encoding === "gzip" ? gunzipSync(reply.bytes).toString() : reply.text;
+}
+
+test("the page is at most 20 KB gzipped", async (t) => {
+  const server = await startServer(t);
+  const headers = { ...BROWSER, "Accept-Encoding": "gzip" };
+  assert.ok((await server.send("GET", "/", { headers })).bytes.length <= 20_000);
+});
+
+test("a page that the browser has still is not sent again", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  for (const encoding of ["br", "gzip", "identity"]) {
+    const headers = { ...BROWSER, "Accept-Encoding": encoding };
+    const first = await server.send("GET", "/", { headers });
+    const tag = String(first.headers["etag"]);
+    assert.match(tag, /^(?:W\/)?"[^"]+"$/);
+    for (const [sent, path] of [
+      [tag, "/"],
+      [tag, `/${ana.chatId}`],
+      [`W/${tag.replace("W/", "")}`, "/"],
+      [`"other", ${tag}`, "/"],
+      ["*", "/"],
+    ] as const) {
+      const again = await server.send("GET", path, { headers: { ...headers, "If-None-Match": sent } });
+      assert.equal(again.status, 304, sent);
+      assert.equal(again.bytes.length, 0);
+      assert.equal(again.headers["etag"], tag);
+      assert.equal(again.headers["cache-control"], "no-cache");
+      assert.ok(listed(again.headers["vary"]).includes("Accept"));
+    }
+    for (const sent of ['"other"', "", tag.slice(0, -2)]) {
+      const again = await server.send("GET", "/", { headers: { ...headers, "If-None-Match": sent } });
+      assert.equal(again.status, 200, sent);
+    }
+  }
+});
+
+test("If-None-Match is for the page alone, not for answers of the API", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const reply = await ana.send("GET", "", { headers: { "If-None-Match": "*" } });
+  assert.equal(reply.status, 200);
+});
+
+// ---- The help, OpenAPI and the rest --------------------------------------------------------------------------
+
+test("a script at / gets a plain help with lines to paste", async (t) => {
+  const server = await startServer(t);
+  for (const headers of [{}, { Accept: "*/*" }, { ...BROWSER, Authorization: "Bearer x" }]) {
+    const reply = await server.send("GET", "/", { headers });
+    assert.equal(reply.status, 200);
+    assert.equal(reply.headers["content-type"], "text/plain; charset=utf-8");
+    assert.ok(["Accept", "Authorization"].every((name) => listed(reply.headers["vary"]).includes(name)));
+    assert.equal(reply.headers["x-content-type-options"], "nosniff");
+    assert.equal(reply.headers["access-control-allow-origin"], "*");
+    for (const url of reply.text.matchAll(/https?:\/\/[^/\s"]+/g)) assert.equal(url[0], server.base);
+    assert.ok(reply.text.includes(`"${server.base}/create"`));
+    for (const line of reply.text.split("\n").filter((each) => /\bcurl -/.test(each))) {
+      assert.match(line, /curl [^']*"(?:http:\/\/|\$chat)/, "the address in double quotes");
+    }
+    assert.doesNotMatch(reply.text, /^\s*#/m, "no comment lines");
+  }
+});
+
+test("what the help shows works when pasted into a shell", async (t) => {
+  if (process.platform === "win32") return t.skip("there is no sh on Windows");
+  const server = await startServer(t);
+  const lines = (await server.send("GET", "/")).text
+    .split("\n")
+    .filter((line) => line.startsWith("  "))
+    .join("\n");
+  if (!["/usr/bin/jq", "/usr/local/bin/jq", "/opt/homebrew/bin/jq"].some((path) => existsSync(path))) {
+    return t.skip("the help's lines need jq");
+  }
+  const before = lines.slice(0, lines.indexOf("  cursor=latest"));
+  const bot = lines.slice(lines.indexOf("  cursor=latest"));
+  assert.ok(bot.trim().split("\n").length <= 5, "a bot in five lines");
+  const done = await promisify(execFile)("sh", ["-ec", `${before}\nprintf '%s %s %s' "$chat" "$token" "$bot"`]);
+  const [chat = "", token = "", botToken = ""] = done.stdout.trim().split(/\s+/).slice(-3);
+  const path = new URL(chat).pathname;
+  const seen = record((await server.send("GET", path, { token })).body);
+  assert.equal(record(Array.isArray(seen["members"]) ? seen["members"][1] : undefined)["username"], "Bot");
+  await pingPong(server, path, token, `chat="${chat}"\nbot="${botToken}"\n${bot}`);
+  return undefined;
+});
+
+/** Runs the help's bot, pings it, waits for its pong, and ends it by ending the chat. */
+async function pingPong(server: TestServer, path: string, token: string, script: string): Promise<void> {
+  const ended = promisify(execFile)("sh", ["-c", script]);
+  while (server.app.chats.waiting === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+  const cursor = Number(record((await server.send("GET", path, { token })).body)["cursor"]);
+  const ping = await server.send("POST", path, { token, body: { text: "ping" } });
+  assert.equal(ping.status, 201);
+  const answer = record((await server.send("GET", `${path}?since=${cursor + 1}&wait=50`, { token })).body);
+  const [pong] = Array.isArray(answer["messages"]) ? answer["messages"] : [];
+  assert.equal(record(pong)["text"], "pong");
+  assertDone(await server.send("DELETE", path, { token }));
+  await ended.catch(() => {});
+}
+
+test("the health check says ok and nothing more", async (t) => {
+  const server = await startServer(t);
+  const reply = await server.send("GET", "/healthz");
+  assert.equal(reply.status, 200);
+  assert.equal(reply.text, '{"status":"ok"}');
+  assert.equal(reply.headers["content-type"], "application/json; charset=utf-8");
+  assert.equal(reply.headers["cache-control"], "no-store");
+});
+
+test("robots may index the front page and nothing else", async (t) => {
+  const server = await startServer(t);
+  const reply = await server.send("GET", "/robots.txt");
+  assert.equal(reply.status, 200);
+  assert.match(String(reply.headers["content-type"]), /^text\/plain/);
+  assert.deepEqual(reply.text.trim().split("\n"), ["User-agent: *", "Allow: /$", "Disallow: /"]);
+});
+
+test("the OpenAPI document knows every path, method and error code", async (t) => {
+  const server = await startServer(t);
+  const reply = await server.send("GET", "/openapi.json");
+  assert.equal(reply.headers["content-type"], "application/json; charset=utf-8");
+  const document = record(reply.body);
+  assert.match(stringOf(document, "openapi"), /^3\.1\.\d$/);
+  const paths = record(document["paths"]);
+  for (const [path, methods] of PATHS) {
+    const shape = path.replace(NO_CHAT, "{chat_id}").replace("/members/1", "/members/{member_id}");
+    assert.ok(paths[shape] !== undefined, shape);
+    for (const method of methods) assert.ok(method.toLowerCase() in record(paths[shape]), `${method} ${shape}`);
+  }
+  assert.equal(Object.keys(paths).length, PATHS.length);
+  for (const code of Object.keys(STATUS)) assert.ok(reply.text.includes(`"${code}"`), code);
+});
+
+test("a fault inside is internal, told to the server's side only, and nothing falls over", async (t) => {
+  const errors: unknown[] = [];
+  let isBroken = false;
+  const now = (): number => {
+    if (isBroken) throw new Error("the clock at /usr/lib/clock.ts:7 has stopped");
+    return 1_700_000_000_000;
+  };
+  const server = await startServer(t, { now, logError: (error) => errors.push(error) });
+  const [ana] = await server.party("Ana");
+  isBroken = true;
+  for (const reply of [await ana.poll(), await ana.post("x"), await server.create(), await ana.leave()]) {
+    const message = assertError(reply, "internal");
+    assert.doesNotMatch(message, /clock/);
+  }
+  assert.equal(errors.length, 4);
+  assert.ok(errors.every((error) => error instanceof Error && /has stopped/.test(error.message)));
+  isBroken = false;
+  await ana.read();
+});
+
+test("after it has begun to stop, a server answers stopping", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const held = await ana.hold();
+  const stopped = server.app.stop();
+  assertError(await held.answer, "stopping");
+  server.agent.destroy();
+  await stopped;
+  await assert.rejects(server.send("GET", "/healthz"), "no new connections");
+});
+
+// ---- The log of --verbose ------------------------------------------------------------------------------------
+
+test("each request is one line: time, method, path without query, status, milliseconds", async (t) => {
+  const lines: string[] = [];
+  const server = await startServer(t, { log: (line) => lines.push(line) });
+  const [ana, ben] = await server.party("Ana", "Ben");
+  lines.length = 0;
+  await ana.read("?since=0");
+  await ben.post("a secret", { "Idempotency-Key": "hush" });
+  await server.send("GET", "/nothing");
+  await ana.remove(ben.id);
+  assert.equal(lines.length, 4);
+  for (const [index, [method, path, status]] of [
+    ["GET", `/${ana.chatId}`, "200"],
+    ["POST", `/${ana.chatId}`, "201"],
+    ["GET", "/nothing", "404"],
+    ["DELETE", `/${ana.chatId}/members/${ben.id}`, "204"],
+  ].entries()) {
+    const line = lines[index] ?? "";
+    assert.match(line, /^2026-03-01T12:00:00\.000Z \S+ \S+ \d{3} \d+(?:\.\d+)? ?ms$/);
+    assert.deepEqual(line.split(" ").slice(1, 4), [method, path, status]);
+  }
+});
+
+test("no token, name, key or message is ever in the log", async (t) => {
+  const lines: string[] = [];
+  const server = await startServer(t, { log: (line) => lines.push(line) });
+  const [ana, ben] = await server.party("Anastasia", "Benjamin");
+  const invite = await ana.inviteToken();
+  await ana.look(invite);
+  await server.send("GET", `/${ana.chatId}?token=${ana.token}&since=${invite}`, { token: ana.token });
+  await ben.post("a secret message", { "Idempotency-Key": "a secret key" });
+  await server.send("GET", `/${ana.chatId}/invite?${invite}`);
+  await server.send("GET", "/\u001B[31mred".replace("\u001B", "%1B"));
+  const log = lines.join("\n");
+  for (const secret of [ana.token, ben.token, invite, "Anastasia", "Benjamin", "secret", "\u001B", "?"]) {
+    assert.ok(!log.includes(secret), secret);
+  }
+});
