@@ -527,9 +527,9 @@ export function isolate(name: string): string {
     : name;
 }
 
-/** "Ana, Jonas and Mia" */
+/** "Ana, Jonas and Mia": British, which puts no comma before the "and". */
 function listNames(names: readonly string[]): string {
-  return new Intl.ListFormat("en").format(names.map(isolate));
+  return new Intl.ListFormat("en-GB").format(names.map(isolate));
 }
 
 function clockTime(date: Date): string {
@@ -1341,7 +1341,8 @@ async function showTokens(shown: boolean): Promise<void> {
   const guest = (shown && invite?.invite_token) || "WHAT_STANDS_BEHIND_invite=_IN_A_LINK";
   const url = `${location.origin}/${session.chat_id}`;
   const lines = apiLines(url, seat, guest, navigator.userAgent.includes("Windows"));
-  ui.commands.replaceChildren(...lines.map(([label, text]) => drawCommand(label, text)));
+  ui.commands.replaceChildren();
+  lines.forEach(addCommand);
   setText(ui.tokenShow, shown ? "Hide the token" : "Show the token");
 }
 
@@ -1382,8 +1383,19 @@ function findPage() {
     ...elements(HTMLElement, "door", "notice", "doorTitle", "doorText", "nameField", "nameError", "unsentField"),
     ...elements(HTMLElement, "enter", "go", "before", "chats", "chat", "home", "title", "seats", "inviteOpen"),
     ...elements(HTMLElement, "banner", "ending", "endingText", "goOn", "here", "log", "empty", "list", "pill"),
-    ...elements(HTMLElement, "composer", "counter", "send", "invite", "inviteClose", "code", "seatsLeft", "copy"),
-    ...elements(HTMLElement, "inviteStatus", "renew", "members", "askForLink", "apiOpen", "leave", "end"),
+    ...elements(HTMLElement, "composer", "counter", "send", "invite", "inviteClose", "code", "inviteText"),
+    ...elements(
+      HTMLElement,
+      "seatsLeft",
+      "copy",
+      "inviteStatus",
+      "renew",
+      "members",
+      "askForLink",
+      "apiOpen",
+      "leave",
+      "end",
+    ),
     ...elements(HTMLElement, "questionForm", "questionTitle", "questionText", "questionError", "questionYes"),
     ...elements(HTMLElement, "questionNo", "tickField", "commands", "tokenShow"),
     ...elements(HTMLInputElement, "name", "link", "sound", "tick"),
@@ -1520,15 +1532,22 @@ function isCreator(live: Live): boolean {
   return live.members.some((member) => member.you && member.creator);
 }
 
+/** By the number of seats left. */
+const INVITE_TEXTS = [
+  "All seats are taken. The link works again once one is free.",
+  "Send this to one more person.",
+  ...["two", "three", "four", "five"].map((number) => `Send this to up to ${number} people.`),
+];
+
 /** One panel in two places: in the middle of a new chat, later in a dialog. */
 function renderInvitation(live: Live): void {
   ui.inviteOpen.hidden = !isCreator(live);
   ui.here.hidden = !live.inviting;
   if (live.inviting && ui.invite.parentElement !== ui.here) ui.here.append(ui.invite);
-  const { length } = live.members;
-  setText(ui.seatsLeft, `${Math.max(1, length)} of ${SEATS} here.`);
-  const full = length === SEATS ? "Nobody else can join until a seat is free." : "";
-  setText(ui.inviteStatus, live.inviteStatus || full);
+  const taken = Math.max(1, live.members.length);
+  setText(ui.inviteText, INVITE_TEXTS[SEATS - taken] ?? "");
+  setText(ui.seatsLeft, `${taken} of ${SEATS} here.`);
+  setText(ui.inviteStatus, live.inviteStatus);
   const link = live.invite?.magic_link ?? "";
   if (ui.link.value === link) return;
   ui.link.value = link;
@@ -1658,7 +1677,7 @@ function renderPeople(live: Live): void {
   const seats = seatRows(live);
   const rows = live.members.map(({ username, online, you, creator }, index): PersonRow => {
     const seat = seats[index] ?? { key: "", letter: "", hue: undefined, online };
-    const roles = [creator && "started this chat", online ? "here" : "away"].filter(Boolean).join(", ");
+    const roles = [online ? "here" : "away", creator && "started this chat"].filter(Boolean).join(", ");
     const name = you ? `${username} (you)` : username;
     return { ...seat, name, note: roles, removable: isCreator(live) && !you };
   });
@@ -1677,11 +1696,13 @@ function drawPerson(row: PersonRow): HTMLElement {
   return item;
 }
 
-function drawCommand(label: string, text: string): HTMLElement {
-  const field = make("textarea", { readOnly: true, value: text, rows: 4, spellcheck: false });
+function addCommand([label, text]: [string, string]): void {
+  const field = make("textarea", { readOnly: true, value: text, ariaLabel: label, spellcheck: false });
   const button = make("button", { className: "plain" }, "Copy");
   onClick(button, () => void copy(field).then((status) => setText(button, status)));
-  return make("label", { className: "command" }, label, field, button);
+  ui.commands.append(make("div", { className: "command" }, label, button, field));
+  // As high as its text, which can be measured only now.
+  field.style.height = `${field.scrollHeight + 2}px`;
 }
 
 /** What an item looked like when it was drawn. */
@@ -1823,8 +1844,8 @@ function bindButtons(): void {
   onClick(ui.end, askToEnd);
   onClick(ui.tokenShow, () => void showTokens(ui.tokenShow.textContent === "Show the token"));
   onClick(ui.apiOpen, () => {
-    void showTokens(false);
     openDialog(ui.api);
+    void showTokens(false);
   });
   onClick(ui.pill, () => {
     scrollToEnd();

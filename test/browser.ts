@@ -67,10 +67,10 @@ export interface Party {
   origin: string;
 }
 
-/** A server in this process, on a free port; gone when the test is. */
-export async function startParty(t: TestContext, options: AppOptions = {}): Promise<Party> {
+/** A server in this process, on a free port unless one is given; gone when the test is. */
+export async function startParty(t: TestContext, options: AppOptions = {}, port = 0): Promise<Party> {
   const app = createApp(options);
-  await new Promise<void>((resolve) => app.server.listen(0, "127.0.0.1", resolve));
+  await new Promise<void>((resolve) => app.server.listen(port, "127.0.0.1", resolve));
   t.after(() => app.stop());
   const address = app.server.address();
   assert.ok(typeof address === "object" && address);

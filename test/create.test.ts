@@ -109,9 +109,7 @@ test("the same key brings the same session again, and no second chat", async (t)
 
 test("of creations with one key that arrive together one makes a chat and all get it", async (t) => {
   const server = await startServer(t);
-  const replies = await Promise.all(
-    Array.from({ length: 20 }, () => server.create({}, { "Idempotency-Key": KEY })),
-  );
+  const replies = await Promise.all(Array.from({ length: 20 }, () => server.create({}, { "Idempotency-Key": KEY })));
   assert.equal(replies.filter((reply) => reply.status === 201).length, 1);
   assert.equal(replies.filter((reply) => reply.status === 200).length, 19);
   assert.equal(new Set(replies.map((reply) => reply.text)).size, 1);

@@ -50,7 +50,10 @@ test("an expired session frees seat and name at its time, before anybody sweeps"
     before.members.map((member) => member.username),
     names,
   );
-  assert.equal(before.members.some((member) => member.creator), false);
+  assert.equal(
+    before.members.some((member) => member.creator),
+    false,
+  );
   assert.equal(before.cursor, 7);
   const back = sessionOf(await server.join(ana.chatId, { invite_token, username: "Ana" }));
   assert.notEqual(back.member_id, ana.id);
@@ -61,10 +64,7 @@ test("the messages of an expired member stay under their name", async (t) => {
   const [ana] = await server.party("Ana");
   const message = await ana.say("I was here");
   server.clock.advance(HOUR);
-  const ben = new Member(
-    server,
-    sessionOf(await server.join(ana.chatId, { invite_token: await ana.inviteToken() })),
-  );
+  const ben = new Member(server, sessionOf(await server.join(ana.chatId, { invite_token: await ana.inviteToken() })));
   server.pass(5 * HOUR);
   assert.deepEqual((await ben.read()).messages, [message]);
 });
@@ -73,10 +73,7 @@ test("who stays when the creator's session expires can do all but what a creator
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   server.clock.advance(HOUR);
-  const ben = new Member(
-    server,
-    sessionOf(await server.join(ana.chatId, { invite_token: await ana.inviteToken() })),
-  );
+  const ben = new Member(server, sessionOf(await server.join(ana.chatId, { invite_token: await ana.inviteToken() })));
   server.clock.advance(5 * HOUR);
   assertError(await ben.invite(), "not_creator");
   assertError(await ben.end(), "not_creator");

@@ -5,7 +5,10 @@ import assert from "node:assert/strict";
 import { type ChildProcessByStdio, spawn } from "node:child_process";
 import { Agent, request as httpRequest, type IncomingHttpHeaders, type OutgoingHttpHeaders } from "node:http";
 import { request as httpsRequest } from "node:https";
+import { mkdtempSync, rmSync } from "node:fs";
 import { connect, createServer, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import type { Readable } from "node:stream";
 import type { TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
@@ -566,7 +569,7 @@ export function parseReply(received: string): Reply {
     headers,
     Buffer.from(received.slice(split + 4), "latin1"),
   );
-  assert.ok(!(reply instanceof Error), String(reply));
+  if (reply instanceof Error) throw reply;
   return reply;
 }
 
@@ -598,15 +601,20 @@ export interface Ended {
   stderr: string;
 }
 
-/** `node server.ts` with these flags; only the environment given says anything of Watch Party. */
+/**
+ * `node server.ts` with these flags; only the environment given says anything of Watch Party. With a
+ * `shell` line it is run by sh, where "$@" stands for it.
+ */
 export class Program {
   readonly child: ChildProcessByStdio<null, Readable, Readable>;
   stdout = "";
   stderr = "";
   readonly ended: Promise<Ended>;
 
-  constructor(flags: readonly string[], env: NodeJS.ProcessEnv = {}) {
-    this.child = spawn(process.execPath, [SERVER, ...flags], {
+  constructor(flags: readonly string[], env: NodeJS.ProcessEnv = {}, shell = 'exec "$@"') {
+    const command = [process.execPath, SERVER, ...flags];
+    const [file, ...parameters] = shell === 'exec "$@"' ? command : ["sh", "-c", shell, "sh", ...command];
+    this.child = spawn(file ?? "", parameters, {
       env: { ...plainEnvironment(), ...env },
       stdio: ["ignore", "pipe", "pipe"],
     });
@@ -669,3 +677,25 @@ export function plainEnvironment(): NodeJS.ProcessEnv {
 export function run(flags: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Ended> {
   return new Program(flags, env).ended;
 }
+
+/** A folder that is gone when the test is over. */
+export function temporaryFolder(t: TestContext): string {
+  const folder = mkdtempSync(join(tmpdir(), "watch-party-"));
+  t.after(() => rmSync(folder, { recursive: true, force: true }));
+  return folder;
+}
+
+/** Listens on a port (any by default) until the test is over. */
+export function takenPort(t: TestContext, port = 0): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const other = createServer();
+    other.once("error", reject);
+    other.listen(port, "127.0.0.1", () => {
+      t.after(() => other.close());
+      resolve(portOf(other.address()));
+    });
+  });
+}
+
+/** Flags to listen where nobody else sees it. */
+export const LOCAL: readonly string[] = ["--host", "127.0.0.1", "--port", "0"];

@@ -170,10 +170,7 @@ test("a browser at an unknown path gets the page, with status 404", async (t) =>
     assert.match(String(reply.headers["content-type"]), /^text\/html/);
     const again = { ...BROWSER, "If-None-Match": String(page.headers["etag"]) };
     assert.equal((await server.send("GET", path, { headers: again })).status, 404);
-    assertError(
-      await server.send("GET", path, { headers: { ...BROWSER, Authorization: "Bearer x" } }),
-      "not_found",
-    );
+    assertError(await server.send("GET", path, { headers: { ...BROWSER, Authorization: "Bearer x" } }), "not_found");
   }
 });
 
@@ -391,7 +388,7 @@ test("what the help shows works when pasted into a shell", async (t) => {
   const before = lines.slice(0, lines.indexOf("  cursor=latest"));
   const bot = lines.slice(lines.indexOf("  cursor=latest"));
   assert.ok(bot.trim().split("\n").length <= 5, "a bot in five lines");
-  const done = await promisify(execFile)("sh", ["-ec", `${before}\nprintf '%s %s %s' "$chat" "$token" "$bot"`]);
+  const done = await promisify(execFile)("sh", ["-ec", `${before}\nprintf '\\n%s %s %s' "$chat" "$token" "$bot"`]);
   const [chat = "", token = "", botToken = ""] = done.stdout.trim().split(/\s+/).slice(-3);
   const path = new URL(chat).pathname;
   const seen = record((await server.send("GET", path, { token })).body);
@@ -497,7 +494,7 @@ test("each request is one line: time, method, path without query, status, millis
     ["DELETE", `/${ana.chatId}/members/${ben.id}`, "204"],
   ].entries()) {
     const line = lines[index] ?? "";
-    assert.match(line, /^2026-03-01T12:00:00\.000Z \S+ \S+ \d{3} \d+(?:\.\d+)? ?ms$/);
+    assert.match(line, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z \S+ \S+ \d{3} \d+(?:\.\d+)? ?ms$/);
     assert.deepEqual(line.split(" ").slice(1, 4), [method, path, status]);
   }
 });

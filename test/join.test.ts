@@ -2,7 +2,17 @@
 
 import assert from "node:assert/strict";
 import test from "node:test";
-import { assertDone, assertError, HOUR, Member, MINUTE, sessionOf, startServer, NO_CHAT } from "./helpers.ts";
+import {
+  assertDone,
+  assertError,
+  HOUR,
+  Member,
+  MINUTE,
+  NO_CHAT,
+  type Reply,
+  sessionOf,
+  startServer,
+} from "./helpers.ts";
 
 const KEY = "another key of many characters";
 
@@ -49,20 +59,35 @@ test("where both bring an invitation, the body's counts", async (t) => {
   await ana.revoke();
   const good = await ana.inviteToken();
   const path = `/${ana.chatId}/join`;
-  assertError(
-    await server.send("POST", path, { token: good, body: { invite_token: "nonsense" } }),
-    "invalid_token",
-  );
+  assertError(await server.send("POST", path, { token: good, body: { invite_token: "nonsense" } }), "invalid_token");
   assertError(await server.send("POST", path, { token: good, body: { invite_token: revoked } }), "revoked_token");
 });
 
 test("a bad token in the header is refused before the body is looked at", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
-  for (const body of ["{", "[]", { username: "" }, undefined]) {
+  for (const body of ["{", "[]", { username: "" }, undefined, "x".repeat(40_000)]) {
     const reply = await server.send("POST", `/${ana.chatId}/join`, { token: "nonsense", body });
     assertError(reply, "invalid_token");
   }
+});
+
+test("an invitation in the header that is good no more is refused before the body is looked at", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const [eva] = await server.party("Eva");
+  const token = await ana.inviteToken();
+  const join = async (chatId: string, body: string): Promise<Reply> =>
+    server.send("POST", `/${chatId}/join`, { token, body });
+  for (const body of ["{", "[]", '{"username":5}', "x".repeat(40_000)]) {
+    assertError(await join(eva.chatId, body), "wrong_chat");
+  }
+  await ana.revoke();
+  assertError(await join(ana.chatId, "{"), "revoked_token");
+  await ana.end();
+  assertError(await join(ana.chatId, "{"), "chat_not_found");
+  server.clock.advance(6 * HOUR);
+  assertError(await join(ana.chatId, "{"), "expired_token");
 });
 
 test("without an invitation, joining says where to put what stands behind #invite=", async (t) => {
@@ -154,7 +179,15 @@ test("no two members of a chat have the same name", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Straße");
   const invite_token = await ana.inviteToken();
-  for (const username of ["Straße", "strasse", "STRASSE", "STRA\u1E9EE", " Ｓｔｒａｓｓｅ ", "Straſſe", "Stra\u200Dsse"]) {
+  for (const username of [
+    "Straße",
+    "strasse",
+    "STRASSE",
+    "STRA\u1E9EE",
+    " Ｓｔｒａｓｓｅ ",
+    "Straſſe",
+    "Stra\u200Dsse",
+  ]) {
     assertError(await server.join(ana.chatId, { invite_token, username }), "username_taken");
   }
   sessionOf(await server.join(ana.chatId, { invite_token, username: "Strässe" }));
@@ -204,10 +237,7 @@ test("who joins later sees what was written before, as far as it is kept", async
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const message = await ana.say("early");
-  const ben = new Member(
-    server,
-    sessionOf(await server.join(ana.chatId, { invite_token: await ana.inviteToken() })),
-  );
+  const ben = new Member(server, sessionOf(await server.join(ana.chatId, { invite_token: await ana.inviteToken() })));
   assert.deepEqual((await ben.read()).messages, [message]);
 });
 

@@ -95,7 +95,18 @@ test("only the creator can remove anybody", async (t) => {
 test("removing nobody is not_found", async (t) => {
   const server = await startServer(t);
   const [ana, ben] = await server.party("Ana", "Ben");
-  for (const id of ["99", "0", "-1", "nobody", "1e0", `0${ben.id}`, `${ben.id}.0`, `%20${ben.id}`, "__proto__", "%00"]) {
+  for (const id of [
+    "99",
+    "0",
+    "-1",
+    "nobody",
+    "1e0",
+    `0${ben.id}`,
+    `${ben.id}.0`,
+    `%20${ben.id}`,
+    "__proto__",
+    "%00",
+  ]) {
     assertError(await ana.remove(id), "not_found");
   }
   assertDone(await ana.remove(ben.id));
@@ -132,7 +143,10 @@ test("when the creator leaves, the chat goes on and nobody is its creator", asyn
   }
   const back = new Member(server, sessionOf(await server.join(ana.chatId, { invite_token, username: "Ana" })));
   assertError(await back.invite(), "not_creator");
-  assert.equal((await back.read()).members.some((member) => member.creator), false);
+  assert.equal(
+    (await back.read()).members.some((member) => member.creator),
+    false,
+  );
 });
 
 test("the creator can end the chat for everybody", async (t) => {

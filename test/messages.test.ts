@@ -2,16 +2,7 @@
 
 import assert from "node:assert/strict";
 import test from "node:test";
-import {
-  assertError,
-  at,
-  type Member,
-  messageOf,
-  MINUTE,
-  pollOf,
-  SECOND,
-  startServer,
-} from "./helpers.ts";
+import { assertError, at, type Member, messageOf, MINUTE, pollOf, SECOND, startServer } from "./helpers.ts";
 
 test("a message is answered as readers see it, and its id is the cursor", async (t) => {
   const server = await startServer(t);
@@ -84,10 +75,7 @@ for (const [what, body] of [
     const server = await startServer(t);
     const [ana] = await server.party("Ana");
     assertError(await ana.send("POST", "", { body }), "invalid_json");
-    assertError(
-      await ana.send("POST", "", { body, headers: { "Content-Type": "application/json" } }),
-      "invalid_json",
-    );
+    assertError(await ana.send("POST", "", { body, headers: { "Content-Type": "application/json" } }), "invalid_json");
   });
 }
 
@@ -140,7 +128,7 @@ test("what only begins like text/plain is read as JSON", async (t) => {
 test("a text comes back exactly as it was sent", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
-  for (const text of ["<b>&amp;</b>", "a  b", "line 1\n\n\tline 3", "\\u0041 \"x\" '", "__proto__", "👨‍👩‍👧‍👦 🇩🇪"]) {
+  for (const text of ["<b>&amp;</b>", "a  b", "line 1\n\n\tline 3", '\\u0041 "x" \'', "__proto__", "👨‍👩‍👧‍👦 🇩🇪"]) {
     assert.equal((await ana.say(text)).text, text);
     assert.equal(at((await ana.read()).messages, -1).text, text);
   }
@@ -338,9 +326,7 @@ test("who comes back with a new seat does not meet the old seat's keys", async (
 test("of posts with one key that arrive together exactly one posts", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
-  const replies = await Promise.all(
-    Array.from({ length: 50 }, () => ana.post("together", { "Idempotency-Key": "k" })),
-  );
+  const replies = await Promise.all(Array.from({ length: 50 }, () => ana.post("together", { "Idempotency-Key": "k" })));
   assert.equal(replies.filter((reply) => reply.status === 201).length, 1);
   assert.equal(replies.filter((reply) => reply.status === 200).length, 49);
   assert.equal(new Set(replies.map((reply) => reply.text)).size, 1);
@@ -421,6 +407,16 @@ test("a member is online for a minute after joining, polling or posting", async 
   assert.equal(await isBenOnline(), true);
   server.clock.advance(MINUTE + 1);
   assert.equal(await isBenOnline(), false);
+});
+
+test("the minute of a poll that was held begins when it was answered", async (t) => {
+  const server = await startServer(t);
+  const [ana, ben] = await server.party("Ana", "Ben");
+  const held = await ben.hold("?since=2&wait=50");
+  server.pass(50 * SECOND);
+  pollOf(await held.answer);
+  server.clock.advance(MINUTE - 1);
+  assert.equal(at((await ana.read()).members, 1).online, true);
 });
 
 test("a HEAD request is no poll: nobody is online by it", async (t) => {

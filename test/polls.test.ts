@@ -202,7 +202,7 @@ test("a poll whose client has gone is forgotten at once", async (t) => {
   const [ana, ben] = await server.party("Ana", "Ben");
   const held = [await ana.hold(), await ana.hold(), await ben.hold()];
   assert.equal(server.app.chats.waiting, 3);
-  for (const { abort } of held) abort();
+  for (const poll of held) poll.abort();
   await until(() => server.app.chats.waiting === 0, "the gone readers to be forgotten");
   await ana.say("to nobody");
 });
@@ -283,7 +283,14 @@ test("browsers do not count for each other", async (t) => {
 test("scripts without a browser, or with another shape of it, are held without limit", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
-  for (const query of ["", "&visible=1", "&browser=", "&browser=a%20b", "&browser=%C3%A9", `&browser=${"x".repeat(65)}`]) {
+  for (const query of [
+    "",
+    "&visible=1",
+    "&browser=",
+    "&browser=a%20b",
+    "&browser=%C3%A9",
+    `&browser=${"x".repeat(65)}`,
+  ]) {
     for (let count = 0; count < 6; count += 1) await ana.hold(`?since=latest&wait=50${query}`);
   }
   assert.equal(server.app.chats.waiting, 36);

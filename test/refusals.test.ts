@@ -24,7 +24,6 @@ for (const [method, path, body] of SESSION_ENDPOINTS) {
     await udo.end();
     const ask = (chatId: string, headers: Record<string, string>): Promise<Reply> =>
       server.send(method, `/${chatId}${path}`, { headers, body });
-    const bearer = (token: string): Record<string, string> => ({ Authorization: `Bearer ${token}` });
 
     assertError(await ask(ana.chatId, {}), "missing_token");
     assertError(await ask(ana.chatId, bearer("nonsense")), "invalid_token");
@@ -111,6 +110,10 @@ test("an expired token learns nothing of its chat", async (t) => {
   assert.equal(server.app.chats.size, 1);
   assert.deepEqual(plain(await ana.poll(), ana.chatId), plain(await eva.poll(), eva.chatId));
 });
+
+function bearer(token: string): Record<string, string> {
+  return { Authorization: `Bearer ${token}` };
+}
 
 /** What there is to see in an answer: its status, text and headers but for the time. */
 function plain(reply: Reply, chatId: string): unknown {

@@ -80,7 +80,6 @@ test("a token with its payload changed and its signature kept is invalid", () =>
 });
 
 test("what was signed with the right secret over the wrong thing is invalid", () => {
-  const sign = (text: string | Buffer): string => createHmac("sha256", SECRET).update(text).digest("base64url");
   const [payload = ""] = makeToken().split(".");
   const bytes = Buffer.from(payload, "base64url");
   for (const forged of ["", "AAAA", payload.slice(0, -4), `${payload}AAAA`]) {
@@ -235,6 +234,10 @@ function makeToken(changed: Partial<TokenPayload> = {}): string {
     { kind: "session", chatId: "abcdefghijklmnop", counter: 3, expiresAt: NOW + HOUR, ...changed },
     SECRET,
   );
+}
+
+function sign(text: string | Buffer): string {
+  return createHmac("sha256", SECRET).update(text).digest("base64url");
 }
 
 function assertRefused(token: string, code = "invalid_token", now = NOW): void {

@@ -1,0 +1,124 @@
+// What the program refuses to start with, and how it says so.
+
+import assert from "node:assert/strict";
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, test } from "node:test";
+import { type Ended, record, run, stringOf, takenPort, temporaryFolder } from "./helpers.ts";
+
+/** Checks that the program ended with this code and one line on stderr that names this, and no stack. */
+function assertComplaint(ended: Ended, code: 1 | 2, named: string): void {
+  assert.equal(ended.code, code, `${ended.stdout}${ended.stderr}`);
+  assert.equal(ended.stdout, "");
+  assert.match(ended.stderr, /^[^\n]+\n$/, "exactly one line");
+  assert.ok(ended.stderr.includes(named), `${named}: ${ended.stderr}`);
+  assert.doesNotMatch(ended.stderr, /\s+at .*:\d+/);
+  if (code === 2) assert.match(ended.stderr, /--help/);
+}
+
+describe("the command line", { concurrency: 4 }, () => {
+  test("--version prints one line that ends in the version", async () => {
+    const manifest = record(JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")));
+    const ended = await run(["--version"]);
+    assert.deepEqual([ended.code, ended.stderr], [0, ""]);
+    assert.match(ended.stdout, /^[^\n]+\n$/);
+    assert.ok(ended.stdout.trimEnd().endsWith(stringOf(manifest, "version")));
+  });
+
+  test("--help shows every flag and its variable", async () => {
+    const ended = await run(["--help"]);
+    assert.deepEqual([ended.code, ended.stderr], [0, ""]);
+    for (const flag of [
+      "port",
+      "host",
+      "url",
+      "tls-cert",
+      "tls-key",
+      "trust-proxy",
+      "max-chats",
+      "no-rate-limit",
+      "node",
+      "verbose",
+    ]) {
+      assert.ok(ended.stdout.includes(`--${flag}`), flag);
+      assert.ok(ended.stdout.includes(`WATCH_PARTY_${flag.toUpperCase().replaceAll("-", "_")}`), flag);
+    }
+    for (const word of ["--version", "--help"]) assert.ok(ended.stdout.includes(word), word);
+    assert.match(ended.stdout, /\bPORT\b/);
+  });
+
+  for (const [named, flags] of [
+    ["--nope", ["--nope"]],
+    ["--nope", ["--nope=5"]],
+    ["-x", ["-x"]],
+    ["stray", ["stray"]],
+    ["stray", ["--port", "0", "stray"]],
+    ["--port", ["--port"]],
+    ["--port", ["--port", "http"]],
+    ["--port", ["--port", "65536"]],
+    ["--port", ["--port", "-1"]],
+    ["--port", ["--port", "80.5"]],
+    ["--port", ["--port", ""]],
+    ["--port", ["--port", "--verbose"]],
+    ["--host", ["--host", ""]],
+    ["--url", ["--url", "chat.example"]],
+    ["--url", ["--url", "ftp://chat.example"]],
+    ["--url", ["--url", "https://chat.example/path"]],
+    ["--url", ["--url", "https://chat.example?x"]],
+    ["--url", ["--url", "https://user@chat.example"]],
+    ["--max-chats", ["--max-chats", "0"]],
+    ["--max-chats", ["--max-chats", "many"]],
+    ["--max-chats", ["--max-chats", "-5"]],
+    ["--node", ["--node", "EU1"]],
+    ["--node", ["--node", "abcdefghij0123456"]],
+    ["--node", ["--node", "eu-1"]],
+    ["--tls-key", ["--tls-cert", "cert.pem"]],
+    ["--tls-cert", ["--tls-key", "key.pem"]],
+    ["--verbose", ["--verbose=yes"]],
+  ] as const) {
+    test(`${flags.join(" ")} is refused in one line with exit code 2`, async () => {
+      assertComplaint(await run(flags), 2, named);
+    });
+  }
+
+  for (const [name, value] of [
+    ["WATCH_PARTY_PORT", "http"],
+    ["PORT", "65536"],
+    ["WATCH_PARTY_URL", "chat.example/x"],
+    ["WATCH_PARTY_MAX_CHATS", "many"],
+    ["WATCH_PARTY_NODE", "EU"],
+    ["WATCH_PARTY_TRUST_PROXY", "yes"],
+    ["WATCH_PARTY_NO_RATE_LIMIT", "2"],
+    ["WATCH_PARTY_VERBOSE", "on"],
+  ] as const) {
+    test(`${name}=${value} is as bad as in a flag`, async () => {
+      assertComplaint(await run([], { [name]: value }), 2, name);
+    });
+  }
+
+  test("a file that cannot be read, or is no certificate, is named, with exit code 1", async (t) => {
+    const folder = temporaryFolder(t);
+    const [missing, empty] = [join(folder, "missing.pem"), join(folder, "empty.pem")];
+    writeFileSync(empty, "nonsense");
+    assertComplaint(await run(["--tls-cert", missing, "--tls-key", missing]), 1, missing);
+    assertComplaint(await run(["--tls-cert", empty, "--tls-key", empty, "--port", "0"]), 1, empty);
+    assertComplaint(await run(["--tls-cert", folder, "--tls-key", empty]), 1, folder);
+  });
+
+  test("an address that is not this machine's is named, with exit code 1", async () => {
+    assertComplaint(await run(["--port", "0", "--host", "203.0.113.7"]), 1, "203.0.113.7");
+    assertComplaint(await run(["--port", "0", "--host", "2001:db8::7"]), 1, "2001:db8::7");
+  });
+
+  test("an explicit port that is taken is named, with exit code 1", async (t) => {
+    const port = String(await takenPort(t));
+    for (const [flags, env] of [
+      [["--port", port], {}],
+      [[`--port=${port}`], { PORT: "0" }],
+      [[], { WATCH_PARTY_PORT: port }],
+      [[], { PORT: port }],
+    ] as const) {
+      assertComplaint(await run([...flags, "--host", "127.0.0.1"], env), 1, port);
+    }
+  });
+});

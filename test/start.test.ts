@@ -1,0 +1,180 @@
+// The program as a process: what it prints at the start, and what flags and environment set.
+
+import assert from "node:assert/strict";
+import { execFile, spawnSync } from "node:child_process";
+import { X509Certificate } from "node:crypto";
+import { writeFileSync } from "node:fs";
+import { networkInterfaces } from "node:os";
+import { join } from "node:path";
+import { describe, test } from "node:test";
+import { promisify, stripVTControlCharacters } from "node:util";
+import { selfSigned } from "./certificate.ts";
+import {
+  assertError,
+  LOCAL,
+  Program,
+  record,
+  send,
+  sessionOf,
+  stringOf,
+  takenPort,
+  temporaryFolder,
+  until,
+} from "./helpers.ts";
+
+describe("a start", { concurrency: 4 }, () => {
+  test("without an explicit port, a taken 8080 moves to the next free one and says so", async (t) => {
+    // Where somebody else has 8080 already, that is just as well.
+    await takenPort(t, 8080).catch(() => 8080);
+    const program = await Program.start(t, ["--host", "127.0.0.1"], { PORT: "", WATCH_PARTY_PORT: "" });
+    assert.ok(program.port > 8080 && program.port < 8280, String(program.port));
+    assert.match(program.stdout, /8080/);
+    assert.equal((await program.send("GET", "/healthz")).status, 200);
+  });
+
+  test("every address that is printed can be opened, and the machine's interfaces are named", async (t) => {
+    const program = await Program.start(t);
+    const addresses = [...program.stdout.matchAll(/^\s+(https?:\/\/\S+)\s+(\S.*)$/gm)];
+    assert.ok(addresses.length > 0, program.stdout);
+    for (const [, address = "", label = ""] of addresses) {
+      assert.equal((await fetch(new URL("/healthz", address))).status, 200, address);
+      const { hostname } = new URL(address);
+      const [name] = Object.entries(networkInterfaces()).find(([, list]) =>
+        list?.some((each) => each.address === hostname),
+      ) ?? [""];
+      assert.ok(label.includes(name), `${address} is at ${name}, and not ${label}`);
+    }
+  });
+
+  test("where stdout is no terminal, plain lines are printed, with one curl line among them", async (t) => {
+    const program = await Program.start(t);
+    assert.equal(stripVTControlCharacters(program.stdout), program.stdout);
+    assert.doesNotMatch(program.stdout, /[\u2580-\u259F]/);
+    const curl = program.stdout.split("\n").filter((line) => line.includes("curl"));
+    assert.equal(curl.length, 1);
+    const command = /curl .*/.exec(curl[0] ?? "")?.[0] ?? "";
+    if (process.platform === "win32") return;
+    const { stdout } = await promisify(execFile)("sh", ["-c", `${command} -s`]);
+    assert.equal(stringOf(record(JSON.parse(stdout)), "username"), "Guest 1");
+  });
+
+  test("on a machine without a network it starts all the same", async (t) => {
+    if (spawnSync("unshare", ["-rn", "true"]).status !== 0) return t.skip("unshare(1) is missing or not allowed");
+    const program = new Program(["--port", "0"], {}, 'exec unshare -rn "$@"');
+    t.after(() => program.stop());
+    await program.listening();
+    assert.match(program.stdout, /http:\/\/localhost:\d+/);
+    return undefined;
+  });
+
+  test("without --host it listens on IPv4 and IPv6", async (t) => {
+    const program = await Program.start(t);
+    assert.equal((await fetch(`http://127.0.0.1:${program.port}/healthz`)).status, 200);
+    const hasIpv6 = Object.values(networkInterfaces()).some((list) => list?.some((each) => each.address === "::1"));
+    if (hasIpv6) assert.equal((await fetch(`http://[::1]:${program.port}/healthz`)).status, 200);
+  });
+
+  test("--url comes first in what is printed, and in links", async (t) => {
+    const program = await Program.start(t, ["--port", "0", "--url", "https://chat.example"]);
+    assert.match(program.stdout, /^[^]*?https?:\/\/chat\.example\s/);
+    assert.equal(/https?:\/\/\S+/.exec(program.stdout)?.[0], "https://chat.example");
+    const port = Number(/:\/\/\S+?:(\d+)/.exec(program.stdout)?.[1]);
+    const reply = await fetch(`http://127.0.0.1:${port}/create`, { method: "POST" });
+    assert.match(stringOf(record(await reply.json()), "url"), /^https:\/\/chat\.example\//);
+  });
+
+  test("after the start nothing is written, whatever happens", async (t) => {
+    const program = await Program.start(t);
+    const { stdout } = program;
+    for (const path of ["/", "/nothing", "/healthz", "/create"]) await program.send("GET", path);
+    sessionOf(await program.send("POST", "/create"));
+    const ended = await program.stop();
+    assert.deepEqual([ended.code, ended.stdout, ended.stderr], [0, stdout, ""]);
+  });
+
+  test("--verbose writes one line a request, and no token in it", async (t) => {
+    const program = await Program.start(t, [...LOCAL, "--verbose"]);
+    const { stdout } = program;
+    const session = sessionOf(await program.send("POST", "/create"));
+    await program.send("GET", `/${session.chat_id}?since=0`, { token: session.session_token });
+    await program.send("HEAD", "/nothing?secret=1");
+    await until(() => program.stdout.slice(stdout.length).split("\n").length > 3, "three lines");
+    const ended = await program.stop();
+    const lines = ended.stdout.slice(stdout.length).trimEnd().split("\n");
+    assert.equal(lines.length, 3);
+    assert.match(lines[0] ?? "", / POST \/create 201 /);
+    assert.match(lines[1] ?? "", new RegExp(` GET /${session.chat_id} 200 `));
+    assert.match(lines[2] ?? "", / HEAD \/nothing 404 /);
+    assert.ok(!ended.stdout.includes(session.session_token));
+  });
+
+  test("the environment sets what the flags set", async (t) => {
+    const program = await Program.start(t, [], {
+      WATCH_PARTY_PORT: "0",
+      PORT: "1",
+      WATCH_PARTY_HOST: "127.0.0.1",
+      WATCH_PARTY_URL: "http://chat.example",
+      WATCH_PARTY_MAX_CHATS: "1",
+      WATCH_PARTY_NODE: "eu1",
+      WATCH_PARTY_NO_RATE_LIMIT: "true",
+      WATCH_PARTY_TRUST_PROXY: "0",
+      WATCH_PARTY_VERBOSE: "1",
+    });
+    const port = Number(/:\/\/127\.0\.0\.1:(\d+)/.exec(program.stdout)?.[1]);
+    const create = async (): Promise<Response> => fetch(`http://127.0.0.1:${port}/create`, { method: "POST" });
+    const session = record(await (await create()).json());
+    assert.match(stringOf(session, "chat_id"), /^eu1-/);
+    assert.match(stringOf(session, "url"), /^http:\/\/chat\.example\//);
+    for (let count = 0; count < 70; count += 1) assert.equal((await create()).status, 503);
+    await until(() => / POST \/create 503 /.test(program.stdout), "the log");
+  });
+
+  test("a flag beats the environment, and an empty variable is not set", async (t) => {
+    const program = await Program.start(t, [...LOCAL, "--node", "flag", "--max-chats", "2"], {
+      WATCH_PARTY_PORT: "1",
+      WATCH_PARTY_NODE: "env",
+      WATCH_PARTY_MAX_CHATS: "1",
+      WATCH_PARTY_URL: "",
+      WATCH_PARTY_VERBOSE: "",
+      WATCH_PARTY_TRUST_PROXY: "false",
+    });
+    for (let count = 0; count < 2; count += 1) {
+      const session = sessionOf(await program.send("POST", "/create", { headers: { "X-Forwarded-Host": "evil" } }));
+      assert.match(session.chat_id, /^flag-/);
+      assert.match(session.url, new RegExp(`^http://127\\.0\\.0\\.1:${program.port}/`));
+    }
+    assertError(await program.send("POST", "/create"), "server_full");
+  });
+
+  test("--trust-proxy as a flag believes the proxy", async (t) => {
+    const program = await Program.start(t, [...LOCAL, "--trust-proxy", "--no-rate-limit"]);
+    const headers = { "X-Forwarded-Host": "chat.example", "X-Forwarded-Proto": "https" };
+    for (let count = 0; count < 65; count += 1) {
+      assert.match(sessionOf(await program.send("POST", "/create", { headers })).url, /^https:\/\/chat\.example\//);
+    }
+  });
+
+  test("with a certificate it speaks https, and its links do too", async (t) => {
+    const folder = temporaryFolder(t);
+    const { cert, key } = selfSigned();
+    assert.equal(new X509Certificate(cert).subject, "CN=localhost");
+    writeFileSync(join(folder, "cert.pem"), cert);
+    writeFileSync(join(folder, "key.pem"), key);
+    const program = await Program.start(t, [
+      ...LOCAL,
+      "--tls-cert",
+      join(folder, "cert.pem"),
+      "--tls-key",
+      join(folder, "key.pem"),
+    ]);
+    assert.match(program.stdout, /https:\/\/127\.0\.0\.1:\d+/);
+    assert.doesNotMatch(program.stdout, /http:\/\//);
+    const { stdout } = program;
+    const target = { port: program.port, tls: true };
+    assert.match(sessionOf(await send(target, "POST", "/create")).url, /^https:\/\/127\.0\.0\.1:\d+\//);
+    await assert.rejects(program.send("GET", "/healthz"), "plain http to the https port");
+    assert.equal((await send(target, "GET", "/healthz")).status, 200);
+    const ended = await program.stop();
+    assert.deepEqual([ended.code, ended.stdout, ended.stderr], [0, stdout, ""]);
+  });
+});
