@@ -139,7 +139,7 @@ export type State = Home | Joining | Live | Ended;
 export type StateEvent =
   | { type: "went home"; notice: string; chats: readonly SavedChat[] }
   | { type: "was invited"; chatId: string; token: string }
-  | { type: "entered"; saved: SavedChat; outbox: readonly Outgoing[] }
+  | { type: "entered"; saved: SavedChat; outbox: readonly Outgoing[]; now: number }
   | { type: "ended"; sentence: string; unsent: string }
   | { type: "chat vanished"; chatId: string }
   | { type: "looked"; look: InviteLook }
@@ -171,7 +171,7 @@ export function update(state: State, event: StateEvent): State {
     case "was invited":
       return invited(event.chatId, event.token);
     case "entered":
-      return entered(event.saved, event.outbox);
+      return entered(event.saved, event.outbox, event.now);
     case "ended":
       return { at: "ended", sentence: event.sentence, unsent: event.unsent };
     case "chat vanished":
@@ -258,7 +258,7 @@ function invited(chatId: string, token: string): Joining {
   return { at: "joining", chatId, token, look: undefined, notice: "", fieldError: "", busy: false };
 }
 
-function entered(saved: SavedChat, outbox: readonly Outgoing[]): Live {
+function entered(saved: SavedChat, outbox: readonly Outgoing[], now: number): Live {
   return {
     at: "live",
     session: saved.session,
@@ -270,7 +270,7 @@ function entered(saved: SavedChat, outbox: readonly Outgoing[]): Live {
     members: [],
     hues: {},
     lines: [],
-    outbox,
+    outbox: outbox.map((one) => (now - one.at > KEY_LIFE_MS ? failed(one) : one)),
     expiresAt: Date.parse(saved.session.expires_at),
     inviting: saved.inviting,
     invite: undefined,
@@ -387,6 +387,10 @@ function queued(live: Live, outgoing: Outgoing): Live {
   return { ...live, outbox: [...outbox, outgoing], inviting: false, below: 0 };
 }
 
+function failed(one: Outgoing, why = ""): Outgoing {
+  return { ...one, state: "failed", why };
+}
+
 function waiting(one: Outgoing): Outgoing {
   return { ...one, state: "waiting", why: "" };
 }
@@ -406,7 +410,7 @@ function sent(live: Live, key: string, message: MessageView): Live {
 function notSent(live: Live, key: string, why: string): Live {
   const outbox = live.outbox.map((one) => {
     const concerned = why ? one.key === key : one.state === "waiting";
-    return concerned ? { ...one, state: "failed" as const, why } : one;
+    return concerned ? failed(one, why) : one;
   });
   return { ...live, outbox };
 }
@@ -700,17 +704,17 @@ function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null;
 }
 
+function hasTexts(value: unknown, ...names: string[]): value is Record<string, unknown> {
+  return isRecord(value) && names.every((name) => typeof value[name] === "string");
+}
+
 function isSavedChat(value: unknown): value is SavedChat {
-  if (!isRecord(value) || !isRecord(value["session"])) return false;
-  const { chat_id, session_token, member_id, username, expires_at } = value["session"];
-  const texts = [chat_id, session_token, member_id, username, expires_at, value["title"]];
-  return texts.every((text) => typeof text === "string");
+  const parts = ["chat_id", "session_token", "member_id", "username", "expires_at"];
+  return hasTexts(value, "title") && hasTexts(value["session"], ...parts);
 }
 
 function isOutgoing(value: unknown): value is Outgoing {
-  if (!isRecord(value)) return false;
-  const texts = [value["key"], value["text"], value["state"], value["why"]];
-  return typeof value["at"] === "number" && texts.every((text) => typeof text === "string");
+  return hasTexts(value, "key", "text", "state", "why") && typeof value["at"] === "number";
 }
 
 function savedChats(): SavedChat[] {
@@ -756,8 +760,11 @@ function keep(before: State, after: State): void {
 
 /** 22 characters of base64url: 132 random bits. (`crypto.randomUUID` does not exist on plain http.) */
 function randomKey(): string {
-  const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-  return Array.from(crypto.getRandomValues(new Uint8Array(22)), (byte) => alphabet.charAt(byte & 63)).join("");
+  const bytes = crypto.getRandomValues(new Uint8Array(17));
+  return btoa(String.fromCharCode(...bytes))
+    .replaceAll("+", "-")
+    .replaceAll("/", "_")
+    .slice(0, 22);
 }
 
 /** Names this browser to the server, so that a dozen tabs do not use up its six connections. */
@@ -844,7 +851,7 @@ function failure(response: Response, reply: unknown): Failure {
 }
 
 function isErrorReply(reply: unknown): reply is ErrorReply {
-  return isRecord(reply) && typeof reply["error"] === "string" && typeof reply["message"] === "string";
+  return hasTexts(reply, "error", "message");
 }
 
 /** Resolves after `ms` milliseconds, or as soon as `signal` is aborted. */
@@ -852,11 +859,13 @@ function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     // A listener added to an aborted signal would never be called.
     if (signal?.aborted) return resolve();
-    const timer = setTimeout(resolve, ms);
-    signal?.addEventListener("abort", () => {
+    const done = () => {
       clearTimeout(timer);
+      signal?.removeEventListener("abort", done);
       resolve();
-    });
+    };
+    const timer = setTimeout(done, ms);
+    signal?.addEventListener("abort", done);
   });
 }
 
@@ -897,7 +906,9 @@ function stopPolling(): void {
 
 async function poll(session: Session, signal: AbortSignal): Promise<void> {
   while (state.at === "live" && !signal.aborted) {
-    const path = `/${session.chat_id}?since=${state.cursor}&wait=${POLL_SECONDS}&browser=${browserId()}`;
+    // After a failure not held: otherwise "Connection lost" would stay until there is news.
+    const wait = state.failures ? 0 : POLL_SECONDS;
+    const path = `/${session.chat_id}?since=${state.cursor}&wait=${wait}&browser=${browserId()}`;
     const visible = document.hidden ? "" : "&visible=1";
     const answer = await api<PollReply>("GET", path + visible, {
       token: session.session_token,
@@ -907,7 +918,7 @@ async function poll(session: Session, signal: AbortSignal): Promise<void> {
     if (signal.aborted) return;
     if (answer.ok) await receive(answer.value, signal);
     else if (answer.code in ENDS) return endChat(answer.code);
-    else await endure(signal);
+    else await endure(answer.retryAfter, signal);
   }
 }
 
@@ -923,10 +934,10 @@ async function receive(reply: PollReply, signal: AbortSignal): Promise<void> {
   if (reply.retry_in) await sleep(reply.retry_in * 1000 * (0.75 + Math.random() / 2), signal);
 }
 
-async function endure(signal: AbortSignal): Promise<void> {
+async function endure(retryAfter: number, signal: AbortSignal): Promise<void> {
   dispatch({ type: "poll failed" });
   setTimeout(() => dispatch({ type: "waited long" }), 3000);
-  if (state.at === "live") await sleep(backoff(state.failures), signal);
+  if (state.at === "live") await sleep(retryAfter * 1000 || backoff(state.failures), signal);
 }
 
 /** The session is no longer good. An invitation that was followed here opens the door again. */
@@ -935,7 +946,8 @@ function endChat(code: Code): void {
   const { session, outbox } = state;
   const unsent = [...outbox.map((one) => one.text), ui.message.value].filter((text) => text.trim()).join("\n\n");
   forgetChat(session.chat_id);
-  if (stored(inviteKey(session.chat_id), "sessionStorage")) return visit();
+  const token = stored(inviteKey(session.chat_id), "sessionStorage");
+  if (token) return knock(session.chat_id, token);
   dispatch({ type: "ended", sentence: ENDS[code] ?? "", unsent });
   ui.doorTitle.focus();
 }
@@ -1033,7 +1045,12 @@ function visit(): void {
   const saved = savedChat(chatId);
   if (saved) return enter(saved);
   const token = pasted ?? stored(inviteKey(chatId), "sessionStorage");
-  if (!token) return goHome(NEEDS_LINK);
+  if (token) knock(chatId, token);
+  else goHome(NEEDS_LINK);
+}
+
+/** At the door with an invitation. */
+function knock(chatId: string, token: string): void {
   dispatch({ type: "was invited", chatId, token });
   focusName();
   void look(chatId, token);
@@ -1065,7 +1082,7 @@ async function checkChat({ chat_id, session_token }: Session): Promise<void> {
 
 function enter(saved: SavedChat): void {
   const { chat_id } = saved.session;
-  dispatch({ type: "entered", saved, outbox: savedOutbox(chat_id) });
+  dispatch({ type: "entered", saved, outbox: savedOutbox(chat_id), now: Date.now() });
   setDraft(stored(`draft ${chat_id}`) ?? "");
   if (!isTouch()) ui.message.focus();
   startPolling();
@@ -1348,9 +1365,9 @@ async function showTokens(shown: boolean): Promise<void> {
 
 let audio: AudioContext | undefined;
 
-/** Browsers allow sound only after a touch or a key. */
+/** Browsers allow sound only once a person has done something, and complain if it is tried before. */
 function wakeSound(): void {
-  if (stored("sound")) audio ??= new AudioContext();
+  if (stored("sound") && navigator.userActivation.hasBeenActive) audio ??= new AudioContext();
 }
 
 function setSound(on: boolean): void {
@@ -1591,7 +1608,7 @@ function isNearEnd(): boolean {
 function renderLog(live: Live): void {
   const rows = logRows(live, Date.now());
   stuck = isNearEnd();
-  const anchors = stuck ? [] : visibleItems();
+  const anchors = stuck ? [] : itemsInView();
   const wasLoaded = ui.log.role === "log";
   reconcile(ui.list, rows, drawRow, wasLoaded ? "fresh" : "");
   setText(ui.empty, rows.length || live.inviting || !live.loaded ? "" : emptyNote(live));
@@ -1601,7 +1618,7 @@ function renderLog(live: Live): void {
   ui.pill.hidden = live.below === 0;
   setText(ui.pill, live.below === 1 ? "1 new message ↓" : `${live.below} new messages ↓`);
   // Only now: history is not news, and is not to be read out.
-  if (live.loaded) ui.log.role = "log";
+  if (live.loaded) Object.assign(ui.log, { role: "log", ariaLabel: "Messages" });
 }
 
 function emptyNote(live: Live): string {
@@ -1619,18 +1636,22 @@ function scrollToEnd(): void {
   ui.log.scrollTop = ui.log.scrollHeight;
 }
 
-function visibleItems(): [Element, number][] {
-  const { top, bottom } = ui.log.getBoundingClientRect();
-  return [...ui.list.children]
-    .map((item): [Element, DOMRect] => [item, item.getBoundingClientRect()])
-    .filter(([, box]) => box.bottom > top && box.top < bottom)
-    .map(([item, box]) => [item, box.top]);
+/** The items from the top of what is read on, with their places in the list. */
+function itemsInView(): [HTMLElement, number][] {
+  const top = ui.log.offsetTop + ui.log.scrollTop;
+  return childrenOf(ui.list)
+    .filter((item) => item.offsetTop + item.offsetHeight > top)
+    .map((item) => [item, item.offsetTop]);
 }
 
 /** What is being read stays where it is, whatever leaves above it. (`overflow-anchor` is not everywhere.) */
-function holdStill(anchors: readonly [Element, number][]): void {
-  const [item, top] = anchors.find(([one]) => one.isConnected) ?? [];
-  if (item && top !== undefined) ui.log.scrollTop += item.getBoundingClientRect().top - top;
+function holdStill(anchors: readonly [HTMLElement, number][]): void {
+  const [item, top = 0] = anchors.find(([one]) => one.isConnected) ?? [];
+  if (item) ui.log.scrollTop += item.offsetTop - top;
+}
+
+function childrenOf(list: HTMLElement): HTMLElement[] {
+  return [...list.children].filter((child) => child instanceof HTMLElement);
 }
 
 function drawRow(row: Row): HTMLElement {
@@ -1718,7 +1739,7 @@ function reconcile<T extends { key: string }>(
   draw: (item: T) => HTMLElement,
   fresh = "",
 ): void {
-  const old = new Map([...list.children].map((child) => [child instanceof HTMLElement && child.dataset["key"], child]));
+  const old = new Map(childrenOf(list).map((child) => [child.dataset["key"], child]));
   const wanted = items.map((item) => {
     const mark = JSON.stringify(item);
     const before = old.get(item.key);
@@ -1762,7 +1783,7 @@ function leaveScreen(): void {
   stopPolling();
   for (const dialog of document.querySelectorAll("dialog")) dialog.close();
   ui.list.replaceChildren();
-  ui.log.role = null;
+  Object.assign(ui.log, { role: null, ariaLabel: null });
   ui.link.value = "";
 }
 
@@ -1871,7 +1892,7 @@ function onSubmit(form: HTMLElement, action: () => void): void {
 function bindBrowser(): void {
   document.addEventListener("click", onLink);
   document.addEventListener("visibilitychange", onVisibility);
-  document.addEventListener("pointerdown", wakeSound);
+  document.addEventListener("click", wakeSound);
   document.addEventListener("keydown", wakeSound);
   addEventListener("popstate", visit);
   // Browsers say both popstate and hashchange; by the second the token is out of the address.

@@ -39,11 +39,11 @@ import { readFileSync } from "node:fs";
 import * as http from "node:http";
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
 import * as https from "node:https";
-import { isIP, isIPv6 } from "node:net";
-import type { Socket } from "node:net";
+import { type Socket, isIP, isIPv6 } from "node:net";
 import { networkInterfaces } from "node:os";
 import { createSecureContext } from "node:tls";
 import type { Duplex } from "node:stream";
+import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { generate } from "lean-qr/nano";
 import assets from "./dist/assets.json" with { type: "json" };
@@ -81,22 +81,21 @@ export const LIMITS = {
   keysPerSeat: 256,
   /** A chat nobody joined, wrote in or looked at for this long makes room when the server is full. */
   idleMs: 10 * MINUTE,
-  /** Addresses whose use is counted at once: about 100 bytes each. */
+  /** Chats at once, where --max-chats says nothing else. */
+  chats: 1_000,
+  /** Addresses whose use is counted at once, each for what it uses: about 100 bytes each. */
   countedAddresses: 65_536,
 } as const;
 
 /** Token buckets: so many at once, then so many a second. */
 const RATES = {
+  /** Messages of a session. */
   message: { burst: 20, perSecond: 5 },
-  create: { burst: 60, perSecond: 1 },
-  join: { burst: 60, perSecond: 1 },
-  refused: { burst: 60, perSecond: 1 },
+  /** Requests to create, to join, and refused tokens of an address, each for itself. */
+  address: { burst: 60, perSecond: 1 },
 } as const;
 
-export interface ErrorReply {
-  error: ErrorCode;
-  message: string;
-}
+export type ErrorReply = { error: ErrorCode; message: string };
 /** The answer to create and to join. `expires_at`, as all times: ISO 8601 in UTC with milliseconds. */
 export interface Session {
   chat_id: string;
@@ -106,32 +105,10 @@ export interface Session {
   expires_at: string;
   url: string;
 }
-export interface InviteReply {
-  magic_link: string;
-  invite_token: string;
-  expires_at: string;
-  seats_left: number;
-}
-export interface InviteLook {
-  chat_id: string;
-  seats_left: number;
-  members: string[];
-  expires_at: string;
-}
-export interface MessageView {
-  id: number;
-  member_id: string;
-  username: string;
-  text: string;
-  sent_at: string;
-}
-export interface MemberView {
-  id: string;
-  username: string;
-  creator: boolean;
-  online: boolean;
-  you: boolean;
-}
+export type InviteReply = { magic_link: string; invite_token: string; expires_at: string; seats_left: number };
+export type InviteLook = { chat_id: string; seats_left: number; members: string[]; expires_at: string };
+export type MessageView = { id: number; member_id: string; username: string; text: string; sent_at: string };
+export type MemberView = { id: string; username: string; creator: boolean; online: boolean; you: boolean };
 export interface PollReply {
   messages: MessageView[];
   cursor: number;
@@ -163,34 +140,33 @@ export interface AppOptions {
 
 /** One request as a handler sees it. */
 interface Call {
+  readonly party: Party;
   readonly method: string;
   readonly path: string;
   readonly query: string;
+  /** The ids in the path, where it has some. */
+  readonly chatId: string;
+  readonly memberId: string;
   readonly headers: IncomingHttpHeaders;
   readonly socket: Socket;
-  /** Set by the route and, as the body takes its time, anew when it is there. */
+  /** The time; looked at anew when the body has come, as that takes its time. */
   now: number;
-  chatId: string;
-  memberId: string;
-  body: Buffer;
+  /** Empty until it is all there; undefined where it is too large. */
+  body: Buffer | undefined;
 }
 
 /** What a handler answers with; one function, `send`, writes it. */
-interface Reply {
-  readonly status: number;
-  readonly headers: Headers;
-  readonly body: string | Buffer;
-}
+type Reply = { readonly status: number; readonly headers: Headers; readonly body: string | Buffer };
 type Headers = Record<string, string | number>;
 
-type Handler = (call: Call, party: Party) => Reply | Waiter;
-type MemberHandler = (call: Call, party: Party, member: Member) => Reply | Waiter;
+type Options = AppOptions & Required<Pick<AppOptions, "secret" | "now">>;
 
 /** The running server: its settings, its chats, its counters. */
 interface Party {
-  readonly options: AppOptions & Required<Pick<AppOptions, "secret" | "now">>;
+  readonly options: Options;
   readonly chats: Chats;
-  readonly buckets: Record<"create" | "join" | "refused", Buckets>;
+  /** When the bucket of, say, "join 192.168.1.7" is full again; the longest unused first. */
+  readonly buckets: Map<string, number>;
   stopping: boolean;
 }
 
@@ -198,23 +174,27 @@ interface Party {
  * Routes. All there are; a path that is not here is 404, a method that is not here 405.
  * --------------------------------------------------------------------------------------------- */
 
-type Method = "GET" | "POST" | "DELETE";
 interface Rules {
+  readonly method: "GET" | "POST" | "DELETE";
+  readonly path: string;
   /** A browser that asks for HTML gets the page here. */
   readonly page?: true;
   readonly body?: true;
   readonly rate?: "create" | "join";
 }
-type Route = Rules & { readonly method: Method; readonly path: string } & (
-    | { readonly caller: "anyone"; readonly handle: Handler }
-    | { readonly caller: "member" | "creator"; readonly handle: MemberHandler }
-  );
+type Route =
+  | (Rules & { readonly caller: "anyone"; readonly handle: (call: Call) => Reply })
+  | (Rules & {
+      readonly caller: "member" | "creator";
+      readonly handle: (call: Call, member: Member) => Reply | Waiter;
+    });
 
 const ROUTES: readonly Route[] = [
   { method: "GET", path: "/", caller: "anyone", handle: showHelp, page: true },
-  { method: "GET", path: "/openapi.json", caller: "anyone", handle: showOpenapi },
-  { method: "GET", path: "/healthz", caller: "anyone", handle: showHealth },
-  { method: "GET", path: "/robots.txt", caller: "anyone", handle: showRobots },
+  { method: "GET", path: "/openapi.json", caller: "anyone", handle: () => json(200, assets.openapi) },
+  { method: "GET", path: "/healthz", caller: "anyone", handle: () => json(200, { status: "ok" }) },
+  // Search engines may find the host's home, never a chat.
+  { method: "GET", path: "/robots.txt", caller: "anyone", handle: () => plainText(ROBOTS) },
   { method: "POST", path: "/create", caller: "anyone", handle: createChat, body: true, rate: "create" },
   { method: "GET", path: "/:chat_id", caller: "member", handle: readMessages, page: true },
   { method: "POST", path: "/:chat_id", caller: "member", handle: postMessage, body: true },
@@ -227,68 +207,53 @@ const ROUTES: readonly Route[] = [
   { method: "DELETE", path: "/:chat_id/members/:member_id", caller: "creator", handle: removeMember },
 ];
 
-/** A chat's id: 16 characters of base64url, behind a node's name of up to 16 and a dash. */
-const CHAT_ID = /^[A-Za-z0-9_-]{16,33}$/;
+const ROBOTS = "User-agent: *\nAllow: /$\nDisallow: /\n";
 
-/** Route by method, for each shape of path: "/create" as it is, "*" in the place of each id. */
-const ENDPOINTS = new Map<string, Map<string, Route>>();
-for (const route of ROUTES) {
-  const shape = route.path.replace("/:chat_id", "*").replace(":member_id", "*");
-  const methods = ENDPOINTS.get(shape) ?? new Map<string, Route>();
-  ENDPOINTS.set(shape, methods.set(route.method, route));
-  if (route.method === "GET") methods.set("HEAD", route);
-}
-
-/** What stands at a path, with the ids in it; undefined where nothing does. */
-function findEndpoint(path: string): { methods: Map<string, Route>; chatId: string; memberId: string } | undefined {
-  const fixed = ENDPOINTS.get(path);
-  if (fixed) return { methods: fixed, chatId: "", memberId: "" };
-  const [, chatId = "", action, memberId, more] = path.split("/", 5);
-  if (!CHAT_ID.test(chatId) || more !== undefined) return undefined;
-  const shape = `*${action === undefined ? "" : `/${action}`}${memberId === undefined ? "" : "/*"}`;
-  const methods = ENDPOINTS.get(shape);
-  return methods && { methods, chatId, memberId: memberId ?? "" };
-}
-
-function allowedMethods(methods: Map<string, Route>): string {
-  return [...methods.keys(), "OPTIONS"].join(", ");
-}
+/** What stands at each path, which an id of the right shape fits: 16 characters, behind a node's name of up to 16 and a dash. */
+const ENDPOINTS = [...Map.groupBy(ROUTES, ({ path }) => path)].map(([path, routes]) => {
+  const pattern = path.replace(":chat_id", "[A-Za-z0-9_-]{16,33}").replace(":member_id", "[^/]*");
+  const methods = routes.flatMap(({ method }) => (method === "GET" ? ["GET", "HEAD"] : [method]));
+  return { pattern: new RegExp(`^${pattern}$`), routes, allowed: [...methods, "OPTIONS"].join(", ") };
+});
 
 /* ------------------------------------------------------------------------------------------------
  * Handlers. One a route, from a call to a reply; what they refuse they throw. They never see `res`.
  * --------------------------------------------------------------------------------------------- */
 
-function createChat(call: Call, party: Party): Reply {
+function createChat(call: Call): Reply {
+  const { chats } = call.party;
   const body = readObject(call);
-  const key = readKey(call, 22);
-  const earlier = party.chats.findSeat(key);
-  if (earlier) return sessionReply(200, earlier, call, party);
-  party.chats.makeRoom();
-  return sessionReply(201, party.chats.create(readUsername(body), key), call, party);
+  const key = readSeatKey(call, "create");
+  const earlier = chats.findSeat(key);
+  if (earlier) return sessionReply(200, earlier, call);
+  chats.makeRoom();
+  return sessionReply(201, chats.create(readUsername(body), key), call);
 }
 
-function joinChat(call: Call, party: Party): Reply {
-  const { chat, body } = readJoin(call, party);
-  const key = readKey(call, 22);
-  const earlier = party.chats.findSeat(key, chat);
-  if (earlier) return sessionReply(200, earlier, call, party);
+function joinChat(call: Call): Reply {
+  const { chats } = call.party;
+  const { chat, body } = readJoin(call);
+  const key = readSeatKey(call, chat.id);
+  const earlier = chats.findSeat(key);
+  if (earlier) return sessionReply(200, earlier, call);
   if (chat.members.length === LIMITS.seats) throw new ApiError("chat_full");
-  return sessionReply(201, party.chats.join(chat, readUsername(body), key), call, party);
+  return sessionReply(201, chats.join(chat, readUsername(body), key), call);
 }
 
-function makeInvite(call: Call, party: Party, { chat }: Member): Reply {
+function makeInvite(call: Call, { chat }: Member): Reply {
   const expiresAt = call.now + LIMITS.sessionMs;
-  const token = party.chats.inviteToken(chat, expiresAt);
+  const payload = { kind: "invite", chatId: chat.id.slice(-16), counter: chat.inviteGeneration, expiresAt } as const;
+  const token = signToken(payload, call.party.options.secret);
   return json(201, {
-    magic_link: `${baseUrl(call, party, true)}/${chat.id}#invite=${token}`,
+    magic_link: `${baseUrl(call, true)}/${chat.id}#invite=${token}`,
     invite_token: token,
     expires_at: iso(expiresAt),
     seats_left: LIMITS.seats - chat.members.length,
   } satisfies InviteReply);
 }
 
-function lookAtInvite(call: Call, party: Party): Reply {
-  const { chat, expiresAt } = authoriseInvite(bearerToken(call.headers.authorization), call, party);
+function lookAtInvite(call: Call): Reply {
+  const { chat, expiresAt } = authoriseInvite(bearerToken(call.headers.authorization), call);
   if (chat.members.length === LIMITS.seats) throw new ApiError("chat_full");
   return json(200, {
     chat_id: chat.id,
@@ -298,12 +263,12 @@ function lookAtInvite(call: Call, party: Party): Reply {
   } satisfies InviteLook);
 }
 
-function revokeInvites(_call: Call, _party: Party, { chat }: Member): Reply {
+function revokeInvites(_call: Call, { chat }: Member): Reply {
   chat.inviteGeneration = (chat.inviteGeneration + 1) % COUNTERS;
   return NO_CONTENT;
 }
 
-function readMessages(call: Call, { chats }: Party, member: Member): Reply | Waiter {
+function readMessages(call: Call, member: Member): Reply | Waiter {
   const query = new URLSearchParams(call.query);
   const { cursor } = member.chat;
   const isLatest = query.get("since") === "latest";
@@ -312,107 +277,98 @@ function readMessages(call: Call, { chats }: Party, member: Member): Reply | Wai
   if (call.method === "HEAD") return pollReply(member, since, call.now, false);
   member.lastSeen = call.now;
   if (wait === 0 || since !== cursor) return pollReply(member, since, call.now, false);
-  const waiter = chats.hold(member, wait, readBrowser(query), query.get("visible") === "1");
-  return waiter ?? pollReply(member, since, call.now, true);
+  const browser = /^[A-Za-z0-9_-]{1,64}$/.exec(query.get("browser") ?? "")?.[0] ?? "";
+  const waiter = { member, since, wait, heldAt: call.now, browser, visible: query.get("visible") === "1" };
+  return call.party.chats.hold(waiter) ? waiter : pollReply(member, since, call.now, true);
 }
 
-function postMessage(call: Call, { chats, options }: Party, member: Member): Reply {
+function postMessage(call: Call, member: Member): Reply {
+  const { chats, options } = call.party;
   const key = readKey(call, 1);
   const text = cleanText(readText(call));
   const earlier = chats.findPosted(member, key, text);
   if (earlier) return json(200, earlier);
-  if (options.rateLimit !== false) member.posts = take(RATES.message, member.posts, call.now);
-  return jsonText(201, chats.post(member, text, key));
+  if (options.rateLimit !== false) member.posts = take("message", member.posts, call.now);
+  return json(201, chats.post(member, text, key));
 }
 
-function leaveChat(_call: Call, { chats }: Party, member: Member): Reply {
-  chats.free(member, "revoked_token");
+function leaveChat(call: Call, member: Member): Reply {
+  call.party.chats.free(member, "revoked_token");
   return NO_CONTENT;
 }
 
-function removeMember(call: Call, { chats }: Party, creator: Member): Reply {
+function removeMember(call: Call, creator: Member): Reply {
   const member = creator.chat.members.find(({ id }) => id === call.memberId);
   if (!member) throw new ApiError("not_found");
-  chats.free(member, "revoked_token");
+  call.party.chats.free(member, "revoked_token");
   return NO_CONTENT;
 }
 
-function endChat(_call: Call, { chats }: Party, { chat }: Member): Reply {
-  chats.end(chat, "chat_not_found");
+function endChat(call: Call, { chat }: Member): Reply {
+  call.party.chats.end(chat);
   return NO_CONTENT;
 }
 
-function showHelp(call: Call, party: Party): Reply {
-  return plainText(assets.help.replaceAll("{base}", () => baseUrl(call, party, false)));
-}
-
-function showOpenapi(): Reply {
-  return jsonText(200, assets.openapi);
-}
-
-function showHealth(): Reply {
-  return json(200, { status: "ok" });
-}
-
-/** Search engines may find the host's home, never a chat. */
-function showRobots(): Reply {
-  return plainText("User-agent: *\nAllow: /$\nDisallow: /\n");
+function showHelp(call: Call): Reply {
+  return plainText(assets.help.replaceAll("{base}", () => baseUrl(call, false)));
 }
 
 /* What handlers share: reading the parts of a call, each once, and shaping answers. */
 
 /** The member whose live session token a call bears; anything else is thrown, in the contract's order. */
-function authoriseMember(call: Call, party: Party, caller: "member" | "creator"): Member {
+function authoriseMember(call: Call, caller: "member" | "creator"): Member {
   const token = bearerToken(call.headers.authorization);
-  const chat = party.chats.get(call.chatId);
-  const member = chat?.members.find((each) => bearsToken(each, token, call.now));
+  const chat = call.party.chats.get(call.chatId);
+  // A seat remembers the token signed for it: comparing costs a tenth of signing anew. The first four characters
+  // are the member's number, no secret: whose token it claims to be.
+  const claimed = chat?.members.find((each) => token.startsWith(each.token.slice(0, 4)));
+  const member = claimed && call.now < claimed.expiresAt && sameBytes(token, claimed.token) ? claimed : undefined;
   if (!chat || !member) {
     // Not somebody who sits here, so why is asked of the token itself. The hash is paid for here alone.
-    const { chatId } = readToken(token, "session", party.options.secret, call.now);
-    if (call.chatId !== party.chats.prefix + chatId) throw new ApiError("wrong_chat");
+    readTokenHere(token, "session", call);
     throw new ApiError(chat ? "revoked_token" : "chat_not_found");
   }
   if (caller === "creator" && chat.creator !== member) throw new ApiError("not_creator");
   return member;
 }
 
-/** A seat remembers the token that was signed for it: comparing costs a tenth of signing anew. */
-function bearsToken(member: Member, token: string, now: number): boolean {
-  // The first four characters are the member's number, no secret: whose token it claims to be.
-  return token.startsWith(member.token.slice(0, 4)) && sameBytes(token, member.token) && now < member.expiresAt;
-}
-
 /** The chat that an invite token opens and until when (milliseconds since 1970). */
-function authoriseInvite(token: string, call: Call, party: Party): { chat: Chat; expiresAt: number } {
-  const { chatId, counter, expiresAt } = readToken(token, "invite", party.options.secret, call.now);
-  if (call.chatId !== party.chats.prefix + chatId) throw new ApiError("wrong_chat");
-  const chat = party.chats.get(call.chatId);
+function authoriseInvite(token: string, call: Call): { chat: Chat; expiresAt: number } {
+  const { counter, expiresAt } = readTokenHere(token, "invite", call);
+  const chat = call.party.chats.get(call.chatId);
   if (!chat) throw new ApiError("chat_not_found");
   if (counter !== chat.inviteGeneration) throw new ApiError("revoked_token");
   return { chat, expiresAt };
 }
 
+/** A good token for the chat in the path, whether there still is such a chat or not. */
+function readTokenHere(token: string, kind: TokenPayload["kind"], call: Call): TokenPayload {
+  const { options, chats } = call.party;
+  const payload = readToken(token, kind, options.secret, call.now);
+  if (call.chatId !== chats.prefix + payload.chatId) throw new ApiError("wrong_chat");
+  return payload;
+}
+
 /** The body of a join, and the chat that the invitation in it, or else in the header, opens. */
-function readJoin(call: Call, party: Party): { chat: Chat; body: Record<string, unknown> } {
+function readJoin(call: Call): { chat: Chat; body: Record<string, unknown> } {
   const { authorization } = call.headers;
   let body: Record<string, unknown>;
   try {
     body = readObject(call);
   } catch (error) {
     // A token in the header is looked at before the body, also where the body's would have counted.
-    if (authorization !== undefined) authoriseInvite(bearerToken(authorization), call, party);
+    if (authorization !== undefined) authoriseInvite(bearerToken(authorization), call);
     throw error;
   }
   const inBody = body["invite_token"] === "" ? null : body["invite_token"];
   const token = inBody ?? bearerToken(authorization);
   if (typeof token !== "string") throw new ApiError("invalid_token");
-  return { chat: authoriseInvite(token, call, party).chat, body };
+  return { chat: authoriseInvite(token, call).chat, body };
 }
 
 /** A clean name, or undefined where none is given; `null` is what many a language writes for that. */
-function readUsername(body: Record<string, unknown>): string | undefined {
-  const username = body["username"] ?? undefined;
-  return username === undefined ? undefined : cleanUsername(username);
+function readUsername({ username }: Record<string, unknown>): string | undefined {
+  return username === undefined || username === null ? undefined : cleanUsername(username);
 }
 
 /** The token of an Authorization header: behind `Bearer` in any case, or bare (RFC 6750, section 2.1). */
@@ -429,6 +385,12 @@ function readKey(call: Call, shortest: number): string | undefined {
   return key;
 }
 
+/** What the seat that a create or a join takes is found by, if it has a key: the key within "create" or the chat. */
+function readSeatKey(call: Call, scope: string): string | undefined {
+  const key = readKey(call, 22);
+  return key && digest(`${scope} ${key}`);
+}
+
 /** A query parameter of plain decimal digits up to `largest`; 0 where it is not given. */
 function readNumber(query: URLSearchParams, name: string, largest: number, code: ErrorCode): number {
   const digits = query.get(name);
@@ -437,15 +399,11 @@ function readNumber(query: URLSearchParams, name: string, largest: number, code:
   return Number(digits);
 }
 
-function readBrowser(query: URLSearchParams): string | undefined {
-  const browser = query.get("browser") ?? "";
-  return /^[A-Za-z0-9_-]{1,64}$/.test(browser) ? browser : undefined;
-}
-
 /** Strict, and it takes the byte order mark off that some editors and shells put before UTF-8. */
 const utf8 = new TextDecoder("utf-8", { fatal: true });
 
-function readUtf8(body: Buffer): string {
+function readBodyText({ body }: Call): string {
+  if (!body) throw new ApiError("too_large");
   try {
     return utf8.decode(body);
   } catch {
@@ -455,38 +413,35 @@ function readUtf8(body: Buffer): string {
 
 /** The body as a JSON object, whatever the Content-Type says; no body is an empty one. */
 function readObject(call: Call): Record<string, unknown> {
-  if (call.body.length === 0) return {};
-  const value = parseJson(readUtf8(call.body));
-  if (!isObject(value)) throw new ApiError("invalid_json");
-  return value;
+  const object = call.body?.length === 0 ? {} : parseObject(readBodyText(call));
+  if (!object) throw new ApiError("invalid_json");
+  return object;
 }
 
 /** A message's text as it was sent: the body itself where it is plain text, else the field `text`. */
 function readText(call: Call): unknown {
   if (!/^text\/plain *(?:;|$)/i.test(call.headers["content-type"] ?? "")) return readObject(call)["text"];
-  const text = readUtf8(call.body);
+  const text = readBodyText(call);
   // fetch() labels every string text/plain, JSON too, when nobody says otherwise.
-  const value = /^\s*\{/.test(text) ? parseJson(text) : undefined;
-  return isObject(value) && typeof value["text"] === "string" ? value["text"] : text;
+  const inside = /^\s*\{/.test(text) ? parseObject(text)?.["text"] : undefined;
+  return typeof inside === "string" ? inside : text;
 }
 
-function parseJson(text: string): unknown {
+/** The JSON object that a text is, or undefined. */
+function parseObject(text: string): Record<string, unknown> | undefined {
   try {
-    return JSON.parse(text);
+    const value: unknown = JSON.parse(text);
+    return typeof value === "object" && value !== null && !Array.isArray(value) ? { ...value } : undefined;
   } catch {
     return undefined;
   }
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 function iso(time: number): string {
   return new Date(time).toISOString();
 }
 
-function sessionReply(status: 200 | 201, member: Member, call: Call, party: Party): Reply {
+function sessionReply(status: 200 | 201, member: Member, call: Call): Reply {
   const { chat } = member;
   const session: Session = {
     chat_id: chat.id,
@@ -494,66 +449,62 @@ function sessionReply(status: 200 | 201, member: Member, call: Call, party: Part
     member_id: member.id,
     username: member.username,
     expires_at: iso(member.expiresAt),
-    url: `${baseUrl(call, party, true)}/${chat.id}`,
+    url: `${baseUrl(call, true)}/${chat.id}`,
   };
   return json(status, session, { Location: `/${chat.id}` });
 }
 
 /**
- * A PollReply as one reader gets it. Messages and names are kept as JSON, so that one message to five
- * readers is serialised once, and 30 messages read again are not serialised at all.
+ * A PollReply as one reader gets it. Messages are kept as JSON, so that one message to five readers is
+ * serialised once, and 30 messages read again are not serialised at all.
  */
-function pollReply(member: Member, since: number, now: number, retry: boolean): Reply {
+function pollReply(member: Member, since: number, now: number, isRetry: boolean): Reply {
   const { chat } = member;
   const messages = chat.messages.slice(chat.messages.findLastIndex(({ id }) => id <= since) + 1);
-  const members = chat.members.map(
-    (each) =>
-      `{"id":"${each.id}","username":${each.usernameJson},"creator":${each === chat.creator},` +
-      `"online":${isOnline(each, now)},"you":${each === member}}`,
-  );
-  return jsonText(
-    200,
-    `{"messages":[${messages.map((message) => message.json).join(",")}],"cursor":${chat.cursor},` +
-      `"missed":${chat.lastDropped > since},"members":[${members.join(",")}],` +
-      `"expires_at":"${iso(member.expiresAt)}"${retry ? `,"retry_in":${LIMITS.retrySeconds}` : ""}}`,
-  );
-}
-
-function isOnline(member: Member, now: number): boolean {
-  return member.polls > 0 || now - member.lastSeen < LIMITS.onlineMs;
+  const others: Omit<PollReply, "messages"> = {
+    cursor: chat.cursor,
+    missed: chat.lastDropped > since,
+    members: chat.members.map((each) => ({
+      id: each.id,
+      username: each.username,
+      creator: each === chat.creator,
+      online: each.polls > 0 || now - each.lastSeen < LIMITS.onlineMs,
+      you: each === member,
+    })),
+    expires_at: iso(member.expiresAt),
+    ...(isRetry && { retry_in: LIMITS.retrySeconds }),
+  };
+  return json(200, `{"messages":[${messages.map((each) => each.json).join()}],${JSON.stringify(others).slice(1)}`);
 }
 
 /**
  * Where links lead: `--url`; else the address the call came to. With `forOthers`, an address that means
  * this machine alone becomes the one it has on the local network, so that a link opens on a phone.
  */
-function baseUrl(call: Call, { options }: Party, forOthers: boolean): string {
+function baseUrl(call: Call, forOthers: boolean): string {
+  const { options } = call.party;
   if (options.url !== undefined) return options.url;
   const own = options.tls ? "https" : "http";
-  const scheme = /^https?$/.exec(forwarded(call, options, "proto").toLowerCase())?.[0] ?? own;
-  const hosts = [forwarded(call, options, "host"), call.headers.host ?? ""];
-  const host = hosts.find(isHost) ?? socketHost(call.socket);
-  const isReachable = !isThisMachine(options.host ?? "");
-  const lan = forOthers && isThisMachine(host) && isReachable ? options.lanAddress?.() : undefined;
-  return lan === undefined ? `${scheme}://${host}` : addressUrl(own, lan, call.socket.localPort ?? 0);
+  const scheme = /^https?$/.exec(forwarded(call, "proto").toLowerCase())?.[0] ?? own;
+  const host = [forwarded(call, "host"), call.headers.host ?? ""].find(isHost);
+  const { localAddress = "localhost", localPort = 0 } = call.socket;
+  const { host: bound = "::" } = options;
+  const isReachable = EVERYWHERE.test(bound) || !isThisMachine(bound);
+  const isHere = isThisMachine(host ?? plainAddress(localAddress));
+  const lan = forOthers && isHere && isReachable ? options.lanAddress?.() : undefined;
+  if (lan !== undefined) return addressUrl(own, lan, localPort);
+  return host === undefined ? addressUrl(scheme, plainAddress(localAddress), localPort) : `${scheme}://${host}`;
 }
 
 /** The last element of an X-Forwarded header, the one the nearest proxy wrote; "" where it is not to be trusted. */
-function forwarded(call: Call, options: AppOptions, name: "for" | "proto" | "host"): string {
-  const value = options.trustProxy ? call.headers[`x-forwarded-${name}`] : "";
-  return String(value ?? "")
-    .replace(/^.*,/, "")
-    .trim();
+function forwarded(call: Call, name: "for" | "proto" | "host"): string {
+  const value = call.party.options.trustProxy ? String(call.headers[`x-forwarded-${name}`] ?? "") : "";
+  return value.slice(value.lastIndexOf(",") + 1).trim();
 }
 
 /** A well-formed host, with or without a port: what may be shown again in a link or in the help. */
 function isHost(host: string): boolean {
   return /^[a-z0-9._:[\]-]{1,255}$/i.test(host) && URL.canParse(`http://${host}`);
-}
-
-function socketHost(socket: Socket): string {
-  const address = plainAddress(socket.localAddress ?? "localhost");
-  return `${isIPv6(address) ? `[${address}]` : address}:${socket.localPort ?? 0}`;
 }
 
 /** An address as people write it: without the IPv6 form of an IPv4 one, and without an interface's name. */
@@ -565,8 +516,11 @@ function isThisMachine(host: string): boolean {
   return /^(?:localhost\.?|127(?:\.[0-9]+){3}|0\.0\.0\.0|\[?::1?\]?)(?::[0-9]+)?$/i.test(host);
 }
 
+/** What --host may say to listen on all addresses, as it does without. */
+const EVERYWHERE = /^(?:::|0\.0\.0\.0)$/;
+
 /** A URL's scheme, host and port, the port left out where it is the scheme's own. */
-function addressUrl(scheme: "http" | "https", address: string, port: number): string {
+function addressUrl(scheme: string, address: string, port: number): string {
   return new URL(`${scheme}://${isIPv6(address) ? `[${address}]` : address}:${port}`).origin;
 }
 
@@ -574,19 +528,6 @@ function addressUrl(scheme: "http" | "https", address: string, port: number): st
  * Chats. The store: seats, the last 30 messages, cursors, waiting readers, expiry. It knows nothing of
  * HTTP and has no timer: `expire` and `sweep` do what is due by the clock they were given.
  * --------------------------------------------------------------------------------------------- */
-
-/** A message as it is kept: its JSON (a MessageView), made once. */
-interface KeptMessage {
-  readonly id: number;
-  readonly json: string;
-}
-
-/** What is remembered of a post with an Idempotency-Key. The repeat brings the text again, so a digest will do. */
-interface PostedKey {
-  readonly id: number;
-  readonly sentAt: number;
-  readonly digest: string;
-}
 
 /** Why a wait is over: an answer is due (news, or the time is up), the place is given up, or the chat or seat is gone. */
 type WaitEnd = "answer" | "retry" | ErrorCode;
@@ -599,32 +540,30 @@ interface Member {
   /** 1 to 6, the lowest that was free. */
   readonly seat: number;
   readonly username: string;
-  readonly usernameJson: string;
-  /** The name as it is compared. */
-  readonly folded: string;
-  readonly joinedAt: number;
   readonly expiresAt: number;
   readonly token: string;
-  /** Digest of the Idempotency-Key that took this seat. */
+  /** What this seat is found by when the request that took it is repeated: see `readSeatKey`. */
   readonly key: string | undefined;
   lastSeen: number;
   /** How many polls it holds. */
   polls: number;
   /** The bucket of its messages. */
   posts: number;
-  keys: Map<string, PostedKey> | undefined;
+  /** Its posts by their Idempotency-Key. The repeat brings the text again, so a digest of it will do. */
+  keys: Map<string, { id: number; sentAt: number; digest: string }> | undefined;
 }
 
 class Chat {
   readonly id: string;
   /** In the order of joining. */
   readonly members: Member[] = [];
-  readonly messages: KeptMessage[] = [];
+  /** The last 30, each with its JSON (a MessageView), made once. */
+  readonly messages: { id: number; json: string }[] = [];
   readonly waiters = new Set<Waiter>();
   creator: Member | undefined;
   membersEver = 0;
-  /** Grows with every change a reader can see; the first was the creator's joining. */
-  cursor = 1;
+  /** Grows with every change a reader can see; the first is the creator's joining. */
+  cursor = 0;
   /** Id of the newest message no longer kept. */
   lastDropped = 0;
   inviteGeneration = 0;
@@ -640,150 +579,121 @@ interface Waiter {
   readonly since: number;
   readonly heldAt: number;
   readonly wait: number;
-  readonly browser: string | undefined;
+  /** "" where it is none of a browser's. */
+  readonly browser: string;
   readonly visible: boolean;
-  onEnd: ((end: WaitEnd) => void) | undefined;
+  onEnd?: ((end: WaitEnd) => void) | undefined;
 }
 
 export class Chats {
-  /** How many polls are held. */
-  waiting = 0;
-  readonly #chats = new Map<string, Chat>();
-  /** All seats. They last equally long, so the order of joining is the order of expiry: the first is due first. */
-  readonly #sessions = new Set<Member>();
-  readonly #created = new Map<string, Member>();
-  /** Held polls by their `wait`: those that wait equally long end in the order they came. */
-  readonly #lines = Array.from({ length: LIMITS.waitSeconds + 1 }, () => new Set<Waiter>());
-  readonly #browsers = new Map<string, Set<Waiter>>();
-  readonly #secret: Buffer;
-  readonly #now: () => number;
-  readonly #maxChats: number;
   /** What every chat's id begins with: the node's name and a dash, or nothing. */
   readonly prefix: string;
+  readonly #options: Options;
+  readonly #chats = new Map<string, Chat>();
+  /** All seats. They last equally long, so the order of joining is the order of expiry: the first is due first. */
+  readonly #seats = new Set<Member>();
+  readonly #seatByKey = new Map<string, Member>();
+  readonly #held = new Set<Waiter>();
+  readonly #browsers = new Map<string, Set<Waiter>>();
 
-  constructor({ secret = randomBytes(32), now = Date.now, maxChats = 1_000, node }: AppOptions) {
-    this.#secret = secret;
-    this.#now = now;
-    this.#maxChats = maxChats;
-    this.prefix = node === undefined ? "" : `${node}-`;
+  constructor(options: Options) {
+    this.#options = options;
+    this.prefix = options.node === undefined ? "" : `${options.node}-`;
   }
 
   get size(): number {
     return this.#chats.size;
   }
 
+  /** How many polls are held. */
+  get waiting(): number {
+    return this.#held.size;
+  }
+
   get(id: string): Chat | undefined {
     return this.#chats.get(id);
   }
 
-  /**
-   * Makes sure that one more chat has a place, at the cost of one that nobody uses if need be.
-   * @throws ApiError server_full
-   */
+  /** Gives one more chat a place, at the cost of one that nobody uses if need be. @throws ApiError server_full */
   makeRoom(): void {
-    if (this.#chats.size < this.#maxChats) return;
-    const idleSince = this.#now() - LIMITS.idleMs;
-    let longest: Member | undefined;
-    for (const { members, messages, waiters } of this.#chats.values()) {
-      const [only, another] = members;
-      if (!only || another || messages.length > 0 || waiters.size > 0 || only.lastSeen > idleSince) continue;
-      if (!longest || only.lastSeen < longest.lastSeen) longest = only;
-    }
+    if (this.#chats.size < (this.#options.maxChats ?? LIMITS.chats)) return;
+    const idleSince = this.#options.now() - LIMITS.idleMs;
+    const idle = [...this.#seats].filter(({ chat, lastSeen }) => {
+      const isUnused = chat.members.length === 1 && chat.messages.length === 0 && chat.waiters.size === 0;
+      return isUnused && lastSeen <= idleSince;
+    });
+    const [longest] = idle.toSorted((a, b) => a.lastSeen - b.lastSeen);
     if (!longest) throw new ApiError("server_full", { "Retry-After": 60 });
-    this.end(longest.chat, "chat_not_found");
+    this.end(longest.chat);
   }
 
   /** A new chat (96 random bits of id); returns its creator's seat. */
   create(username: string | undefined, key: string | undefined): Member {
     const chat = new Chat(this.prefix + randomBytes(12).toString("base64url"));
-    const creator = this.#seat(chat, username, key);
-    chat.creator = creator;
     this.#chats.set(chat.id, chat);
-    if (creator.key !== undefined) this.#created.set(creator.key, creator);
-    return creator;
+    chat.creator = this.join(chat, username, key);
+    return chat.creator;
   }
 
-  /**
-   * Takes the lowest free seat. The caller has seen that there is one.
-   * @throws ApiError username_taken
-   */
+  /** Takes the lowest free seat; the caller has seen that there is one. @throws ApiError username_taken */
   join(chat: Chat, username: string | undefined, key: string | undefined): Member {
     if (username !== undefined && isTaken(chat, username)) throw new ApiError("username_taken");
-    const member = this.#seat(chat, username, key);
-    this.#change(chat);
-    return member;
-  }
-
-  #seat(chat: Chat, username: string | undefined, key: string | undefined): Member {
     let seat = 1;
     while (chat.members.some((member) => member.seat === seat)) seat += 1;
-    const name = username ?? guestName(chat, seat);
-    const now = this.#now();
-    const expiresAt = now + LIMITS.sessionMs;
     chat.membersEver += 1;
+    const now = this.#options.now();
+    const expiresAt = now + LIMITS.sessionMs;
+    const payload = { kind: "session", chatId: chat.id.slice(-16), counter: chat.membersEver, expiresAt } as const;
     const member: Member = {
       chat,
       id: String(chat.membersEver),
       seat,
-      username: name,
-      usernameJson: JSON.stringify(name),
-      folded: foldUsername(name),
-      joinedAt: now,
+      username: username ?? guestName(chat, seat),
       expiresAt,
-      token: this.#sign("session", chat, chat.membersEver, expiresAt),
-      key: key && digest(key),
+      token: signToken(payload, this.#options.secret),
+      key,
       lastSeen: now,
       polls: 0,
       posts: 0,
       keys: undefined,
     };
     chat.members.push(member);
-    this.#sessions.add(member);
+    this.#seats.add(member);
+    if (key !== undefined) this.#seatByKey.set(key, member);
+    this.#change(chat);
     return member;
   }
 
-  /** The seat taken with this key in the last ten minutes, while it is held: by a create, or by a join to `chat`. */
-  findSeat(key: string | undefined, chat?: Chat): Member | undefined {
-    if (key === undefined) return undefined;
-    const wanted = digest(key);
-    const joined = chat?.members.find((each) => each.key === wanted && each.id !== "1");
-    const member = chat ? joined : this.#created.get(wanted);
-    return member && this.#isFresh(member.joinedAt) ? member : undefined;
+  /** The seat taken with this key in the last ten minutes, while it is held. */
+  findSeat(key: string | undefined): Member | undefined {
+    const member = this.#seatByKey.get(key ?? "");
+    return member && this.#isFresh(member.expiresAt - LIMITS.sessionMs) ? member : undefined;
   }
 
   #isFresh(time: number): boolean {
-    return this.#now() - time < LIMITS.keyMs;
-  }
-
-  /** An invite token for the links that are valid now; `expiresAt` in milliseconds since 1970. */
-  inviteToken(chat: Chat, expiresAt: number): string {
-    return this.#sign("invite", chat, chat.inviteGeneration, expiresAt);
-  }
-
-  #sign(kind: TokenPayload["kind"], chat: Chat, counter: number, expiresAt: number): string {
-    return signToken({ kind, chatId: chat.id.slice(-16), counter, expiresAt }, this.#secret);
+    return this.#options.now() - time < LIMITS.keyMs;
   }
 
   /** Adds a message (clean text) and wakes who waits for it. Returns its JSON, a MessageView. */
   post(member: Member, text: string, key: string | undefined): string {
     const { chat } = member;
-    const now = this.#now();
+    const now = this.#options.now();
     const id = chat.cursor + 1;
     const posted = JSON.stringify(viewMessage(member, id, text, now));
-    if (chat.messages.push({ id, json: posted }) > LIMITS.keptMessages)
-      chat.lastDropped = chat.messages.shift()?.id ?? 0;
-    if (key !== undefined) rememberKey(member, key, { id, sentAt: now, digest: digest(text) });
+    chat.messages.push({ id, json: posted });
+    if (chat.messages.length > LIMITS.keptMessages) chat.lastDropped = chat.messages.shift()?.id ?? 0;
+    if (key !== undefined) {
+      member.keys ??= new Map();
+      setNewest(member.keys, key, { id, sentAt: now, digest: digest(text) }, LIMITS.keysPerSeat);
+    }
     member.lastSeen = now;
     this.#change(chat);
     return posted;
   }
 
-  /**
-   * The message that this member posted with this key, if it is remembered.
-   * @throws ApiError invalid_key where the key came with another text
-   */
+  /** What this member posted with this key, if it is remembered. @throws ApiError invalid_key for another text */
   findPosted(member: Member, key: string | undefined, text: string): MessageView | undefined {
-    const posted = key === undefined ? undefined : member.keys?.get(key);
+    const posted = member.keys?.get(key ?? "");
     if (!posted || !this.#isFresh(posted.sentAt)) return undefined;
     if (posted.digest !== digest(text)) throw new ApiError("invalid_key");
     return viewMessage(member, posted.id, text, posted.sentAt);
@@ -796,21 +706,21 @@ export class Chats {
     chat.members.splice(chat.members.indexOf(member), 1);
     if (chat.creator === member) chat.creator = undefined;
     for (const waiter of chat.waiters) if (waiter.member === member) this.#finish(waiter, why);
-    if (chat.members.length === 0) this.end(chat, "chat_not_found");
+    if (chat.members.length === 0) this.end(chat);
     else this.#change(chat);
   }
 
   /** Ends a chat for everybody in it. */
-  end(chat: Chat, why: ErrorCode): void {
+  end(chat: Chat): void {
     this.#chats.delete(chat.id);
     for (const member of chat.members) this.#forget(member);
-    for (const waiter of chat.waiters) this.#finish(waiter, why);
+    for (const waiter of chat.waiters) this.#finish(waiter, "chat_not_found");
   }
 
   #forget(member: Member): void {
-    this.#sessions.delete(member);
+    this.#seats.delete(member);
     const { key = "" } = member;
-    if (this.#created.get(key) === member) this.#created.delete(key);
+    if (this.#seatByKey.get(key) === member) this.#seatByKey.delete(key);
   }
 
   /** Something a reader can see has changed. */
@@ -820,36 +730,31 @@ export class Chats {
   }
 
   /**
-   * Holds a poll at the chat's cursor for up to `wait` seconds. Of one browser, four at most: beyond that a
-   * visible one takes the place of the oldest that is not; where none gives way, nothing is held.
+   * Holds a poll at the chat's cursor. Of one browser, four at most: beyond that a visible one takes the place
+   * of the oldest that is not; where none gives way, nothing is held and the result is false.
    */
-  hold(member: Member, wait: number, browser: string | undefined, visible: boolean): Waiter | undefined {
-    const held = browser === undefined ? undefined : this.#browsers.get(browser);
-    if (held && held.size >= LIMITS.pollsPerBrowser) {
-      const hidden = visible ? [...held].find((waiter) => !waiter.visible) : undefined;
-      if (!hidden) return undefined;
+  hold(waiter: Waiter): boolean {
+    const { member, browser, visible } = waiter;
+    const held = this.#browsers.get(browser) ?? new Set();
+    if (held.size >= LIMITS.pollsPerBrowser) {
+      const hidden = visible ? [...held].find((each) => !each.visible) : undefined;
+      if (!hidden) return false;
       this.#finish(hidden, "retry");
     }
-    const heldAt = this.#now();
-    const since = member.chat.cursor;
-    const waiter: Waiter = { member, since, heldAt, wait, browser, visible, onEnd: undefined };
+    if (browser !== "") this.#browsers.set(browser, held.add(waiter));
+    this.#held.add(waiter);
     member.chat.waiters.add(waiter);
     member.polls += 1;
-    this.waiting += 1;
-    this.#lines[wait]?.add(waiter);
-    if (browser !== undefined) this.#browsers.set(browser, (held ?? new Set()).add(waiter));
-    return waiter;
+    return true;
   }
 
-  /** Forgets a held poll whose reader has gone, or has been answered. */
+  /** Forgets a held poll whose reader has gone, or is being answered. */
   release(waiter: Waiter): void {
     const { member, browser } = waiter;
-    if (!member.chat.waiters.delete(waiter)) return;
+    if (!this.#held.delete(waiter)) return;
+    member.chat.waiters.delete(waiter);
     member.polls -= 1;
-    member.lastSeen = this.#now();
-    this.waiting -= 1;
-    this.#lines[waiter.wait]?.delete(waiter);
-    if (browser === undefined) return;
+    member.lastSeen = this.#options.now();
     const held = this.#browsers.get(browser);
     held?.delete(waiter);
     if (held?.size === 0) this.#browsers.delete(browser);
@@ -862,27 +767,24 @@ export class Chats {
 
   /** Frees the seats whose session is over. Called before every request, so it must cost nothing where none is. */
   expire(now: number): void {
-    for (const member of this.#sessions) {
+    for (const member of this.#seats) {
       if (now < member.expiresAt) return;
       this.free(member, "expired_token");
     }
   }
 
-  /** Ends what is due: sessions, and the polls whose time is up. */
+  /** Ends what is due: sessions, and the polls whose time is up. Looking at 60,000 polls takes a millisecond. */
   sweep(now: number): void {
     this.expire(now);
-    for (const line of this.#lines) {
-      for (const waiter of line) {
-        // The distance, not the order: a clock set back an hour must not hold a poll for an hour.
-        if (Math.abs(now - waiter.heldAt) < waiter.wait * SECOND) break;
-        this.#finish(waiter, "answer");
-      }
+    for (const waiter of this.#held) {
+      // The distance, not the order: a clock set back an hour must not hold a poll for an hour.
+      if (Math.abs(now - waiter.heldAt) >= waiter.wait * SECOND) this.#finish(waiter, "answer");
     }
   }
 
   /** Ends every held poll. */
   releaseAll(why: ErrorCode): void {
-    for (const line of this.#lines) for (const waiter of line) this.#finish(waiter, why);
+    for (const waiter of this.#held) this.#finish(waiter, why);
   }
 }
 
@@ -892,7 +794,7 @@ function viewMessage(member: Member, id: number, text: string, sentAt: number): 
 
 function isTaken(chat: Chat, username: string): boolean {
   const folded = foldUsername(username);
-  return chat.members.some((member) => member.folded === folded);
+  return chat.members.some((member) => foldUsername(member.username) === folded);
 }
 
 /** `Guest n` for the n-th seat, or the next number whose name is free. */
@@ -902,15 +804,12 @@ function guestName(chat: Chat, seat: number): string {
   return `Guest ${number}`;
 }
 
-/** A Map keeps the order of insertion, so the first key is the oldest. */
-function rememberKey(member: Member, key: string, posted: PostedKey): void {
-  member.keys ??= new Map();
-  member.keys.delete(key);
-  member.keys.set(key, posted);
-  for (const oldest of member.keys.keys()) {
-    if (member.keys.size <= LIMITS.keysPerSeat) break;
-    member.keys.delete(oldest);
-  }
+/** Sets a Map's newest entry; the oldest goes where there would be more than `most`. A Map keeps the order of insertion. */
+function setNewest<Value>(map: Map<string, Value>, key: string, value: Value, most: number): void {
+  map.delete(key);
+  map.set(key, value);
+  const [oldest] = map.keys();
+  if (map.size > most && oldest !== undefined) map.delete(oldest);
 }
 
 function digest(text: string): string {
@@ -955,11 +854,7 @@ export function signToken(payload: TokenPayload, secret: Buffer): string {
   return `${encoded}.${createHmac("sha256", secret).update(encoded).digest("base64url")}`;
 }
 
-/**
- * What a token says, if it is one of this kind, signed with this secret and still valid at `now`
- * (milliseconds since 1970).
- * @throws ApiError invalid_token, expired_token
- */
+/** What a token of this kind, signed with this secret, says at `now` (ms). @throws ApiError invalid_token, expired_token */
 export function readToken(token: string, kind: TokenPayload["kind"], secret: Buffer, now: number): TokenPayload {
   const bytes = Buffer.from(token.split(".", 1)[0] ?? "", "base64url");
   const claimed = bytes.length === PAYLOAD_BYTES ? KINDS[bytes.readUInt8(3) - 1] : undefined;
@@ -995,7 +890,7 @@ const segmenter = new Intl.Segmenter();
  */
 export function cleanText(raw: unknown): string {
   if (typeof raw !== "string") throw new ApiError("invalid_text");
-  const text = trimSpace(withoutControls(raw).normalize("NFC"));
+  const text = withoutControls(raw).normalize("NFC").replace(OUTER_SPACE, "");
   if (!fits(text, LIMITS.messageGraphemes, LIMITS.messageBytes)) throw new ApiError("invalid_text");
   return text;
 }
@@ -1014,15 +909,13 @@ export function cleanUsername(raw: unknown): string {
   );
   const name = joined.trim().normalize("NFC");
   const visible = /[^\p{White_Space}\p{Default_Ignorable_Code_Point}\p{Cf}\u2800]/u.test(name);
-  const fine = visible && fits(name, LIMITS.usernameGraphemes, LIMITS.usernameBytes) && !isStacked(name);
-  if (!fine) throw new ApiError("invalid_username");
+  const isFine = visible && fits(name, LIMITS.usernameGraphemes, LIMITS.usernameBytes);
+  if (!isFine || STACKED.test(name.normalize("NFD"))) throw new ApiError("invalid_username");
   return name;
 }
 
 /** More combining marks on one base than any script has. */
-function isStacked(name: string): boolean {
-  return new RegExp(`(?:\\p{M}[\\u200c\\u200d]*){${LIMITS.combiningMarks + 1}}`, "u").test(name.normalize("NFD"));
-}
+const STACKED = new RegExp(`(?:\\p{M}[\\u200c\\u200d]*){${LIMITS.combiningMarks + 1}}`, "u");
 
 /**
  * What two names have in common that are the same to the eye: Unicode's toNFKC_Casefold (The Unicode
@@ -1036,24 +929,12 @@ export function foldUsername(name: string): string {
 }
 
 function withoutControls(raw: string): string {
-  return raw
-    .toWellFormed()
-    .replace(/\r\n?/g, "\n")
-    .replace(/(?![\n\t])\p{Cc}/gu, "");
+  const lines = raw.toWellFormed().replace(/\r\n?/g, "\n");
+  return lines.replace(/[^\P{Cc}\n\t]/gu, "");
 }
 
-/** Trims Unicode's white space, and by hand: a pattern anchored at the end takes quadratic time on inner runs. */
-function trimSpace(text: string): string {
-  let start = 0;
-  let end = text.length;
-  while (start < end && isSpace(text, start)) start += 1;
-  while (end > start && isSpace(text, end - 1)) end -= 1;
-  return text.slice(start, end);
-}
-
-function isSpace(text: string, index: number): boolean {
-  return /\p{White_Space}/u.test(text.charAt(index));
-}
+/** Outer white space. The lookbehind keeps it linear: else every space of an inner run would be tried as a start. */
+const OUTER_SPACE = /^\p{White_Space}+|(?<!\p{White_Space})\p{White_Space}+$/gu;
 
 /** A text has no more graphemes than code units, so only a long one needs to be counted. */
 function fits(text: string, graphemes: number, bytes: number): boolean {
@@ -1067,67 +948,35 @@ function fits(text: string, graphemes: number, bytes: number): boolean {
  * 200 ms, and it may lie at most 20 × 200 ms = 4 s ahead.
  * --------------------------------------------------------------------------------------------- */
 
-interface Rate {
-  readonly burst: number;
-  readonly perSecond: number;
-}
-
-/**
- * Takes one from a bucket that is full again at `full`; returns the new such time. Milliseconds.
- * @throws ApiError rate_limited, with Retry-After
- */
-function take(rate: Rate, full: number, now: number): number {
-  const each = SECOND / rate.perSecond;
-  const whole = rate.burst * each;
+/** Takes one from a bucket full again at `full` (ms); returns when it will be now. @throws ApiError rate_limited */
+function take(what: keyof typeof RATES, full: number, now: number): number {
+  const { burst, perSecond } = RATES[what];
+  const each = SECOND / perSecond;
+  const whole = burst * each;
   // A clock that was set back would leave the time far ahead: never more than an empty bucket.
   const next = Math.min(Math.max(full, now), now + whole) + each;
   if (next <= now + whole) return next;
   throw new ApiError("rate_limited", { "Retry-After": Math.ceil((next - whole - now) / SECOND) });
 }
 
-/** A bucket for each address. Those that are full again are forgotten, and the longest unused where there are too many. */
-class Buckets {
-  readonly #rate: Rate;
-  readonly #full = new Map<string, number>();
-
-  constructor(rate: Rate) {
-    this.#rate = rate;
-  }
-
-  /** @throws ApiError rate_limited */
-  take(address: string, now: number): void {
-    const next = take(this.#rate, this.#full.get(address) ?? 0, now);
-    this.#full.delete(address);
-    this.#full.set(address, next);
-    if (this.#full.size > LIMITS.countedAddresses) this.sweep(Infinity);
-  }
-
-  /** Forgets buckets that are full by `now`, from the longest unused on; by Infinity one at least, so that they stay few. */
-  sweep(now: number): void {
-    for (const [address, full] of this.#full) {
-      if (full > now || (now === Infinity && this.#full.size <= LIMITS.countedAddresses)) return;
-      this.#full.delete(address);
-    }
-  }
-}
-
 /** @throws ApiError rate_limited */
-function countCall(what: "create" | "join" | "refused", call: Call, party: Party): void {
-  if (party.options.rateLimit !== false) party.buckets[what].take(countedAddress(call, party), call.now);
+function countCall(what: "create" | "join" | "refused", call: Call): void {
+  const { options, buckets } = call.party;
+  if (options.rateLimit === false) return;
+  const bucket = `${what} ${countedAddress(call)}`;
+  const full = take("address", buckets.get(bucket) ?? 0, call.now);
+  setNewest(buckets, bucket, full, LIMITS.countedAddresses);
 }
 
 /** Whom to count: the address, of IPv6 the /64 that one household or machine has to itself. */
-function countedAddress(call: Call, { options }: Party): string {
-  const claimed = plainAddress(forwarded(call, options, "for"));
+function countedAddress(call: Call): string {
+  const claimed = plainAddress(forwarded(call, "for"));
   const address = isIP(claimed) ? claimed : plainAddress(call.socket.remoteAddress ?? "");
   if (!isIPv6(address)) return address;
-  // "2001:db8::1" has two groups before the gap and one behind it: five zeros stand in between.
-  const [head = [], tail = []] = address.split("::").map((half) => half.split(":").filter(Boolean));
-  const zeros = Array.from({ length: Math.max(0, 8 - head.length - tail.length) }, () => "0");
-  return [...head, ...zeros, ...tail]
-    .slice(0, 4)
-    .map((group) => parseInt(group, 16).toString(16))
-    .join(":");
+  // "2001:db8::1" has four parts, one of them the gap: 9 - 4 zeros stand for it.
+  const whole = address.replace("::", `${":0".repeat(9 - address.split(":").length)}:`);
+  const groups = whole.split(":", 4).map((group) => parseInt(group || "0", 16));
+  return groups.join(":");
 }
 
 /* ------------------------------------------------------------------------------------------------
@@ -1143,7 +992,7 @@ const ERRORS = {
   invalid_wait: [400, `\`wait\` must be a whole number of seconds from 0 to ${LIMITS.waitSeconds}.`],
   missing_token: [
     401,
-    'Send the token as "Authorization: Bearer <token>"; to join, what stands behind "#invite=" in the magic link, so or as "invite_token" in the body.',
+    'Send "Authorization: Bearer <token>"; to join, with what stands behind "#invite=" in the link.',
   ],
   invalid_token: [401, "This token is not one of this server's; it may have been cut, or the server restarted."],
   expired_token: [401, "This token has expired; ask for a new invitation."],
@@ -1158,10 +1007,7 @@ const ERRORS = {
   too_large: [413, `The body is over ${LIMITS.bodyBytes} bytes.`],
   invalid_username: [422, "A name has 1 to 24 characters, at most 96 bytes, and something to see."],
   invalid_text: [422, "`text` must be a string of 1 to 2,000 characters and at most 8,192 bytes."],
-  invalid_key: [
-    422,
-    "An Idempotency-Key has 1 to 64 printable ASCII characters, 22 at least to create or join, and stands for one text.",
-  ],
+  invalid_key: [422, "An Idempotency-Key is 1 (to create or join 22) to 64 ASCII characters, and for one text."],
   rate_limited: [429, "Too many at once; wait as Retry-After says."],
   internal: [500, "Something went wrong in the server; its operator finds it in the log."],
   server_full: [503, "This server has no room for another chat now; try again in a minute."],
@@ -1184,23 +1030,20 @@ export class ApiError extends Error {
   get reply(): Reply {
     const [status, message] = ERRORS[this.code];
     const challenge = status === 401 ? { "WWW-Authenticate": "Bearer" } : {};
-    return json(status, { error: this.code, message } satisfies ErrorReply, {
-      ...challenge,
-      ...this.headers,
-    });
+    return json(status, { error: this.code, message } satisfies ErrorReply, { ...challenge, ...this.headers });
   }
 }
 
 /** The reply to whatever was thrown. Bad tokens are counted, and past their limit told to wait. */
-function refusal(thrown: unknown, call: Call, party: Party): Reply {
+function refusal(thrown: unknown, call: Call): Reply {
   let error = thrown;
   try {
-    if (error instanceof ApiError && error.code === "invalid_token") countCall("refused", call, party);
+    if (error instanceof ApiError && error.code === "invalid_token") countCall("refused", call);
   } catch (limited) {
     error = limited;
   }
   if (error instanceof ApiError) return error.reply;
-  (party.options.logError ?? console.error)(error);
+  (call.party.options.logError ?? console.error)(error);
   return new ApiError("internal").reply;
 }
 
@@ -1222,164 +1065,151 @@ const API_HEADERS = {
 const { "Content-Type": _, ...EMPTY_HEADERS } = API_HEADERS;
 const NO_CONTENT: Reply = { status: 204, headers: EMPTY_HEADERS, body: "" };
 
-function json(status: number, value: object, headers?: Headers): Reply {
-  return jsonText(status, JSON.stringify(value), headers);
-}
-
-function jsonText(status: number, body: string, headers?: Headers): Reply {
+/** A reply in JSON; a string is JSON already. */
+function json(status: number, value: object | string, headers?: Headers): Reply {
+  const body = typeof value === "string" ? value : JSON.stringify(value);
   return { status, headers: { ...API_HEADERS, "Content-Length": Buffer.byteLength(body), ...headers }, body };
 }
 
 function plainText(body: string): Reply {
-  return jsonText(200, body, { "Content-Type": "text/plain; charset=utf-8" });
-}
-
-/** One request with everything that belongs to it. */
-interface Exchange {
-  readonly req: IncomingMessage;
-  readonly res: ServerResponse;
-  readonly call: Call;
-  readonly party: Party;
+  return json(200, body, { "Content-Type": "text/plain; charset=utf-8" });
 }
 
 const NO_BODY = Buffer.alloc(0);
 
 function handleRequest(req: IncomingMessage, res: ServerResponse, party: Party): void {
-  const { path, query } = splitTarget(req.url ?? "/");
   const { method = "", headers, socket } = req;
-  const call = { method, path, query, headers, socket, now: 0, chatId: "", memberId: "", body: NO_BODY };
-  const exchange = { req, res, call, party };
-  answer(exchange, () => dispatch(exchange));
+  // An absolute target (RFC 9112, section 3.2.2) is as good as its path.
+  const [path = "", query = ""] = (req.url ?? "").replace(/^https?:\/\/[^/?]*/i, "").split("?", 2);
+  const [, chatId = "", , memberId = ""] = path.split("/", 4);
+  const ids = { chatId, memberId };
+  const call = { party, method, path: path || "/", query, ...ids, headers, socket, now: 0, body: NO_BODY };
+  if (party.options.log) logWhenDone(call, res, party.options.log);
+  answer(call, res, () => dispatch(call, res));
+}
+
+/** One line a request: time, method, path without its query, status, milliseconds. */
+function logWhenDone({ method, path }: Call, res: ServerResponse, log: (line: string) => void): void {
+  const start = performance.now();
+  res.once("close", () => {
+    const status = res.headersSent ? res.statusCode : "gone";
+    log(`${iso(Date.now())} ${method} ${path} ${status} ${(performance.now() - start).toFixed(1)} ms`);
+  });
 }
 
 /** The only way to an answer: what `make` returns is sent or held, what it throws is sent as a refusal. */
-function answer(exchange: Exchange, make: () => Reply | Waiter | undefined): void {
-  const { call, party } = exchange;
+function answer(call: Call, res: ServerResponse, make: () => Reply | Waiter | undefined): void {
   let outcome: Reply | Waiter | undefined;
   try {
     outcome = make();
   } catch (error) {
-    outcome = refusal(error, call, party);
+    outcome = refusal(error, call);
   }
-  if (outcome && "heldAt" in outcome) hold(exchange, outcome);
-  else if (outcome) send(exchange, outcome);
+  if (outcome && "heldAt" in outcome) hold(outcome, call, res);
+  else if (outcome) send(outcome, call, res);
 }
 
 /** Finds the route and runs it; undefined while the body is still to come. */
-function dispatch(exchange: Exchange): Reply | Waiter | undefined {
-  const { req, call, party } = exchange;
-  startClock(call, party);
-  const isHostless = call.headers.host === undefined && req.httpVersion === "1.1";
+function dispatch(call: Call, res: ServerResponse): Reply | Waiter | undefined {
+  startClock(call);
+  const isHostless = call.headers.host === undefined && res.req.httpVersion === "1.1";
   if (isHostless) throw new ApiError("bad_request", CLOSE);
-  if (party.stopping) throw new ApiError("stopping");
-  const endpoint = findEndpoint(call.path);
-  if (!endpoint) return replyToUnknownPath(call);
-  if (call.method === "OPTIONS") return replyToOptions(endpoint.methods);
-  const route = endpoint.methods.get(call.method);
-  if (!route) throw new ApiError("method_not_allowed", { Allow: allowedMethods(endpoint.methods) });
+  if (call.party.stopping) throw new ApiError("stopping");
+  const endpoint = ENDPOINTS.find(({ pattern }) => pattern.test(call.path));
+  if (!endpoint && wantsPage(call)) return pageReply(call, 404);
+  if (!endpoint) throw new ApiError("not_found");
+  if (call.method === "OPTIONS") return replyToOptions(endpoint.allowed);
+  const method = call.method === "HEAD" ? "GET" : call.method;
+  const route = endpoint.routes.find((each) => each.method === method);
+  if (!route) throw new ApiError("method_not_allowed", { Allow: endpoint.allowed });
   if (route.page && wantsPage(call)) return pageReply(call, 200);
-  call.chatId = endpoint.chatId;
-  call.memberId = endpoint.memberId;
-  if (route.rate) countCall(route.rate, call, party);
-  if (!route.body) return runRoute(route, call, party);
-  if (route.caller !== "anyone") authoriseMember(call, party, route.caller);
-  readBody(exchange, route);
+  if (route.rate) countCall(route.rate, call);
+  if (!route.body) return runRoute(route, call);
+  if (route.caller !== "anyone") authoriseMember(call, route.caller);
+  readBody(route, call, res);
   return undefined;
 }
 
 /** The time of a call; what is over by then is over before it is looked at. */
-function startClock(call: Call, party: Party): void {
-  call.now = party.options.now();
-  party.chats.expire(call.now);
+function startClock(call: Call): void {
+  call.now = call.party.options.now();
+  call.party.chats.expire(call.now);
 }
 
-function runRoute(route: Route, call: Call, party: Party): Reply | Waiter {
-  if (route.caller === "anyone") return route.handle(call, party);
-  return route.handle(call, party, authoriseMember(call, party, route.caller));
+function runRoute(route: Route, call: Call): Reply | Waiter {
+  if (route.caller === "anyone") return route.handle(call);
+  return route.handle(call, authoriseMember(call, route.caller));
 }
 
 /**
- * Collects the body, then runs the route. Time has passed by then, so the clock and the token are looked at
- * again. By events: `for await` over a request costs a third of the throughput.
+ * Collects the body, then runs the route; at once and without a body where it is too large. Time has passed,
+ * so clock and token are looked at again. By events: `for await` over a request costs a third of the throughput.
  */
-function readBody(exchange: Exchange, route: Route): void {
-  const { req, call, party } = exchange;
+function readBody(route: Route, call: Call, res: ServerResponse): void {
   const chunks: Buffer[] = [];
-  let size = Number(req.headers["content-length"] ?? 0);
-  if (size > LIMITS.bodyBytes) return refuseBody(exchange);
-  size = 0;
-  req.on("data", (chunk: Buffer) => {
+  let size = 0;
+  const finish = (body: Buffer | undefined): void => {
+    call.body = body;
+    answer(call, res, () => {
+      startClock(call);
+      return runRoute(route, call);
+    });
+  };
+  if (Number(call.headers["content-length"] ?? 0) > LIMITS.bodyBytes) return finish(undefined);
+  res.req.on("data", (chunk: Buffer) => {
     size += chunk.length;
     if (size <= LIMITS.bodyBytes) chunks.push(chunk);
-    else if (size - chunk.length <= LIMITS.bodyBytes) refuseBody(exchange);
+    else if (!res.headersSent) finish(undefined);
   });
-  req.on("end", () => {
-    if (size > LIMITS.bodyBytes) return;
-    answer(exchange, () => {
-      startClock(call, party);
-      call.body = Buffer.concat(chunks);
-      return runRoute(route, call, party);
-    });
+  res.req.on("end", () => {
+    if (!res.headersSent) finish(Buffer.concat(chunks));
   });
 }
 
+/** Keeps a poll open until its wait ends or its reader has gone. */
+function hold(waiter: Waiter, call: Call, res: ServerResponse): void {
+  const { options, chats } = call.party;
+  waiter.onEnd = (end) => {
+    answer(call, res, () => {
+      if (end !== "answer" && end !== "retry") throw new ApiError(end);
+      return pollReply(waiter.member, waiter.since, options.now(), end === "retry");
+    });
+  };
+  res.once("close", () => chats.release(waiter));
+}
+
+function send({ status, headers, body }: Reply, call: Call, res: ServerResponse): void {
+  if (res.destroyed) return;
+  const isLast = call.party.stopping || !call.body;
+  res.writeHead(status, isLast ? { ...headers, ...CLOSE } : headers);
+  if (call.body) res.end(body);
+  else endLate(body, res, call.party.stopping ? 0 : LINGER.ms);
+}
+
+const CLOSE = { Connection: "close" };
 const LINGER = { ms: SECOND, bytes: 1_048_576 };
 
 /**
- * Answers too_large at once, and goes on discarding for a while before the connection ends: closing on a
- * client that still sends would reset the connection, and the answer could be lost with it.
+ * Answers at once, and goes on discarding for a while before the connection ends: closing on a client that
+ * still sends would reset the connection, and the answer could be lost with it.
  */
-function refuseBody({ req, res, party }: Exchange): void {
-  const { status, headers, body } = new ApiError("too_large").reply;
-  res.writeHead(status, { ...headers, ...CLOSE });
+function endLate(body: Reply["body"], res: ServerResponse, milliseconds: number): void {
   res.write(body);
   let discarded = 0;
   const finish = (): void => {
     clearTimeout(timer);
     res.end();
   };
-  const timer = setTimeout(finish, party.stopping ? 0 : LINGER.ms);
-  req.on("data", (chunk: Buffer) => {
+  const timer = setTimeout(finish, milliseconds);
+  res.req.on("data", (chunk: Buffer) => {
     discarded += chunk.length;
     if (discarded > LINGER.bytes) finish();
   });
-  req.once("end", finish);
-  req.once("close", finish);
+  res.req.once("end", finish);
+  res.req.once("close", finish);
 }
 
-/** Keeps a poll open until its wait ends or its reader has gone. */
-function hold(exchange: Exchange, waiter: Waiter): void {
-  const { res, party } = exchange;
-  waiter.onEnd = (end) => {
-    answer(exchange, () => {
-      if (end !== "answer" && end !== "retry") throw new ApiError(end);
-      return pollReply(waiter.member, waiter.since, party.options.now(), end === "retry");
-    });
-  };
-  res.once("close", () => party.chats.release(waiter));
-}
-
-function send({ res, party }: Exchange, { status, headers, body }: Reply): void {
-  if (res.destroyed) return;
-  res.writeHead(status, party.stopping ? { ...headers, ...CLOSE } : headers);
-  res.end(body);
-}
-
-const CLOSE = { Connection: "close" };
-
-/** Path and query of a request target; of an absolute one (RFC 9112, section 3.2.2) too. */
-function splitTarget(target: string): { path: string; query: string } {
-  const [path, query = ""] = target.replace(/^https?:\/\/[^/?]*/i, "").split("?", 2);
-  return { path: path || "/", query };
-}
-
-function replyToUnknownPath(call: Call): Reply {
-  if (wantsPage(call)) return pageReply(call, 404);
-  throw new ApiError("not_found");
-}
-
-function replyToOptions(methods: Map<string, Route>): Reply {
-  const allowed = allowedMethods(methods);
+function replyToOptions(allowed: string): Reply {
   const preflight = {
     Allow: allowed,
     "Access-Control-Allow-Methods": allowed,
@@ -1391,7 +1221,7 @@ function replyToOptions(methods: Map<string, Route>): Reply {
 
 function wantsPage({ method, headers }: Call): boolean {
   if (method !== "GET" && method !== "HEAD") return false;
-  return headers.authorization === undefined && (headers.accept ?? "").includes("text/html");
+  return headers.authorization === undefined && /text\/html/i.test(headers.accept ?? "");
 }
 
 /** Compressed when it was built, never at a request. */
@@ -1406,7 +1236,8 @@ function pageReply({ headers: asked }: Call, status: 200 | 404): Reply {
   const coding = (["br", "gzip"] as const).find((each) => accepts(asked["accept-encoding"], each)) ?? "identity";
   const tag = `"${assets.pageTag}-${coding}"`;
   const headers = { ...PAGE_HEADERS, ETag: tag };
-  if (status === 200 && (asked["if-none-match"] ?? "").includes(tag)) return { status: 304, headers, body: "" };
+  const known = asked["if-none-match"] ?? "";
+  if (status === 200 && (known === "*" || known.includes(tag))) return { status: 304, headers, body: "" };
   const content = { "Content-Type": "text/html; charset=utf-8", "Content-Length": PAGE[coding].length };
   const encoding = coding === "identity" ? {} : { "Content-Encoding": coding };
   return { status, headers: { ...headers, ...content, ...encoding }, body: PAGE[coding] };
@@ -1423,9 +1254,8 @@ const PAGE_HEADERS = {
 };
 
 /** Whether an Accept-Encoding header names a coding and does not weigh it 0 (RFC 9110, section 12.5.3). */
-function accepts(header: string | string[] | undefined, coding: string): boolean {
-  const pattern = `(?:^|,) *${coding} *(?:$|,|;(?! *q=0(?:\\.0*)? *(?:$|,)))`;
-  return new RegExp(pattern).test(String(header ?? ""));
+function accepts(header: string | undefined, coding: string): boolean {
+  return new RegExp(`(?:^|,) *${coding} *(?:$|,|;(?! *q=0(?:\\.0*)? *(?:$|,)))`, "i").test(header ?? "");
 }
 
 /** What Node would answer by itself, in the shape of all errors. The request cannot be read, so the connection ends. */
@@ -1451,16 +1281,7 @@ const PARSER_ERRORS: Record<string, ErrorCode> = {
  * flags, the lines on the terminal, signals.
  * --------------------------------------------------------------------------------------------- */
 
-type Server = http.Server | https.Server;
-
-export interface App {
-  readonly server: Server;
-  readonly chats: Chats;
-  /** Ends what is due by the clock. Starts no timer itself: `main` calls it four times a second. */
-  sweep(): void;
-  /** Shuts down as the contract says; resolves within two seconds. */
-  stop(): Promise<void>;
-}
+export type App = ReturnType<typeof createApp>;
 
 const SERVER_OPTIONS = {
   maxHeaderSize: 16_384,
@@ -1472,20 +1293,15 @@ const SERVER_OPTIONS = {
   requireHostHeader: false,
 };
 
-/** The server, not yet listening. */
-export function createApp(given: AppOptions = {}): App {
+/**
+ * The server, not yet listening. `sweep` ends what is due by the clock; no timer is started here, `main` calls
+ * it four times a second. `stop` shuts down as the contract says; it resolves within two seconds.
+ */
+export function createApp(given: AppOptions = {}) {
   const options = { secret: randomBytes(32), now: Date.now, ...given };
-  const buckets = {
-    create: new Buckets(RATES.create),
-    join: new Buckets(RATES.join),
-    refused: new Buckets(RATES.refused),
-  };
-  const party: Party = { options, chats: new Chats(options), buckets, stopping: false };
-  const listener = (req: IncomingMessage, res: ServerResponse): void => {
-    if (options.log) logWhenDone(req, res, options.log);
-    handleRequest(req, res, party);
-  };
-  const server = options.tls
+  const party: Party = { options, chats: new Chats(options), buckets: new Map(), stopping: false };
+  const listener = (req: IncomingMessage, res: ServerResponse): void => handleRequest(req, res, party);
+  const server: http.Server = options.tls
     ? https.createServer({ ...SERVER_OPTIONS, ...options.tls }, listener)
     : http.createServer(SERVER_OPTIONS, listener);
   server.on("clientError", refuseConnection);
@@ -1498,44 +1314,17 @@ export function createApp(given: AppOptions = {}): App {
 function sweep({ chats, buckets, options }: Party): void {
   const now = options.now();
   chats.sweep(now);
-  for (const each of Object.values(buckets)) each.sweep(now);
+  for (const [bucket, full] of buckets) if (full <= now) buckets.delete(bucket);
 }
 
 /** Ends held polls, lets requests under way finish, and closes what is left after a second and a half. */
-function stopServer(server: Server, party: Party): Promise<void> {
+async function stopServer(server: http.Server, party: Party): Promise<void> {
   party.stopping = true;
-  return new Promise((resolve) => {
-    const deadline = setTimeout(() => {
-      server.closeAllConnections();
-      resolve();
-    }, 1.5 * SECOND);
-    server.close(() => {
-      clearTimeout(deadline);
-      resolve();
-    });
-    party.chats.releaseAll("stopping");
-    server.closeIdleConnections();
-  });
-}
-
-/** One line a request: time, method, path without its query, status, milliseconds. */
-function logWhenDone(req: IncomingMessage, res: ServerResponse, log: (line: string) => void): void {
-  const start = performance.now();
-  res.once("close", () => {
-    const { path } = splitTarget(req.url ?? "/");
-    const status = res.headersSent ? res.statusCode : "gone";
-    log(`${iso(Date.now())} ${req.method} ${path} ${status} ${(performance.now() - start).toFixed(1)} ms`);
-  });
-}
-
-/** What ends the program before it runs: one line, and the exit code (2 for its usage, 1 for circumstances). */
-class StartError extends Error {
-  readonly exitCode: 1 | 2;
-
-  constructor(exitCode: 1 | 2, line: string) {
-    super(`watch-party: ${line.replace(/\p{Cc}/gu, " ")}\n`);
-    this.exitCode = exitCode;
-  }
+  const closed = once(server.close(), "close");
+  party.chats.releaseAll("stopping");
+  server.closeIdleConnections();
+  await Promise.race([closed, sleep(1.5 * SECOND, undefined, { ref: false })]);
+  server.closeAllConnections();
 }
 
 /** The flags: whether a value follows, and what it must be. What each does says docs/usage.txt, which is --help. */
@@ -1557,130 +1346,111 @@ const FLAGS = {
 type FlagName = keyof typeof FLAGS;
 type Settings = ReturnType<typeof readSettings>;
 
-/** @throws StartError for an unknown flag, a missing value, a stray argument */
+/** @throws Error for an unknown flag, a missing value, a stray argument */
 function readFlags(args: string[]): Partial<Record<FlagName, string | boolean>> {
   try {
     return parseArgs({ args, options: FLAGS }).values;
   } catch (error) {
     // Node's first sentence names the flag; the others explain what this program has no use for.
-    throw usageError(String(error instanceof Error ? error.message : error).split(/\. |\.?\n/, 1)[0] ?? "");
+    throw new Error(messageOf(error).split(/\. |\.?\n/, 1)[0], { cause: error });
   }
 }
 
-function usageError(what: string): StartError {
-  return new StartError(2, `${what}; see --help`);
-}
-
-/** The environment's names for a flag, the first beats the second. */
-function variableNames(flag: FlagName): string[] {
-  const own = `WATCH_PARTY_${flag.toUpperCase().replaceAll("-", "_")}`;
-  return flag === "port" ? [own, "PORT"] : [own];
-}
-
-/**
- * Flags and environment, a flag before a variable, of which an empty one is not set.
- * @throws StartError for a value that is none
- */
+/** Flags and environment, a flag before a variable, of which an empty one is not set. @throws Error for a bad value */
 function readSettings(flags: ReturnType<typeof readFlags>, env: NodeJS.ProcessEnv) {
   const read = (name: FlagName): string | undefined => {
-    const variable = variableNames(name).find((each) => env[each]) ?? "";
+    const own = `WATCH_PARTY_${name.toUpperCase().replaceAll("-", "_")}`;
+    const variable = [own, name === "port" ? "PORT" : own].find((each) => env[each]) ?? "";
     const value = flags[name]?.toString() ?? env[variable];
-    if (value === undefined || isFlagValue(name, value)) return value;
-    throw usageError(`${flags[name] === undefined ? variable : `--${name}`} cannot be "${value}"`);
+    if (value === undefined) return undefined;
+    const isOutside = (name === "port" && Number(value) > 65_535) || (name === "url" && !URL.canParse(value));
+    if (FLAGS[name].fits.test(value) && !isOutside) return value;
+    throw new Error(`${flags[name] === undefined ? variable : `--${name}`} cannot be "${value}"`);
   };
   const isOn = (name: FlagName): boolean => /^(?:1|true)$/.test(read(name) ?? "");
-  const [url, cert, key] = [read("url"), read("tls-cert"), read("tls-key")];
-  if ((cert === undefined) !== (key === undefined)) throw usageError("--tls-cert and --tls-key need each other");
+  const toNumber = (name: FlagName) => (read(name) === undefined ? undefined : Number(read(name)));
+  const [cert, key] = [read("tls-cert"), read("tls-key")];
+  if ((cert === undefined) !== (key === undefined)) throw new Error("--tls-cert and --tls-key need each other");
   return {
-    port: toNumber(read("port")),
+    port: toNumber("port"),
     host: read("host"),
-    url: url && new URL(url).origin,
-    tlsFiles: cert === undefined || key === undefined ? undefined : { cert, key },
+    url: URL.parse(read("url") ?? "")?.origin,
+    files: cert === undefined || key === undefined ? undefined : { cert, key },
     trustProxy: isOn("trust-proxy"),
-    maxChats: toNumber(read("max-chats")),
+    maxChats: toNumber("max-chats"),
     rateLimit: !isOn("no-rate-limit"),
     node: read("node"),
     verbose: isOn("verbose"),
   };
 }
 
-function toNumber(digits: string | undefined): number | undefined {
-  return digits === undefined ? undefined : Number(digits);
-}
-
-function isFlagValue(name: FlagName, value: string): boolean {
-  if (!FLAGS[name].fits.test(value)) return false;
-  return name === "port" ? Number(value) <= 65_535 : name !== "url" || URL.canParse(value);
-}
-
-/** Runs the program: reads flags, listens, prints where, stops on a signal. */
+/** Runs the program: reads flags, listens, prints where, stops on a signal. What fails is told in one line. */
 export async function main(argv: string[], env: NodeJS.ProcessEnv): Promise<void> {
   // A reader of our output who leaves, or a full disk under it, is no reason to stop.
   process.stdout.on("error", () => {});
   process.stderr.on("error", () => {});
+  let isUsageRead = false;
   try {
     const flags = readFlags(argv);
-    if (flags.help) print(assets.usage);
-    else if (flags.version) print(`watch-party ${assets.version}\n`);
-    else await runServer(readSettings(flags, env));
+    if (flags.help) return void process.stdout.write(assets.usage);
+    if (flags.version) return void process.stdout.write(`watch-party ${assets.version}\n`);
+    const settings = readSettings(flags, env);
+    isUsageRead = true;
+    await runServer(settings);
   } catch (error) {
-    if (!(error instanceof StartError)) throw error;
-    process.stderr.write(error.message);
-    process.exitCode = error.exitCode;
+    const line = messageOf(error).replace(/\p{Cc}/gu, " ");
+    process.stderr.write(`watch-party: ${line}${isUsageRead ? "" : "; see --help"}\n`);
+    process.exitCode = isUsageRead ? 1 : 2;
   }
 }
 
-function print(text: string): void {
-  process.stdout.write(text);
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }
 
 async function runServer(settings: Settings): Promise<void> {
   let addresses = await findLanAddresses();
   const app = createApp({
     ...settings,
-    tls: settings.tlsFiles && readCertificate(settings.tlsFiles),
+    tls: settings.files && readCertificate(settings.files),
     lanAddress: () => addresses[0]?.address,
-    log: settings.verbose ? (line) => print(`${line}\n`) : undefined,
+    log: settings.verbose ? (line) => process.stdout.write(`${line}\n`) : undefined,
   });
   // Before the first line is printed: whoever reads it may stop us at once.
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"] as const) {
     process.on(signal, () => void app.stop().then(() => process.exit(0)));
   }
-  print(banner(settings, await listen(app.server, settings), addresses));
+  process.stdout.write(banner(settings, await listen(app.server, settings), addresses));
   setInterval(() => app.sweep(), 250);
   // A laptop changes its network; links made afterwards must lead to its new address.
   setInterval(() => void findLanAddresses().then((found) => (addresses = found)), 10 * SECOND);
 }
 
-/** @throws StartError where the files cannot be read or are not what they should be */
-function readCertificate(files: { cert: string; key: string }): { cert: Buffer; key: Buffer } {
-  let file = files.cert;
+/** @throws Error where the files cannot be read or are not what they should be */
+function readCertificate({ cert, key }: { cert: string; key: string }): { cert: Buffer; key: Buffer } {
   try {
-    const cert = readFileSync(file);
-    file = files.key;
-    const key = readFileSync(file);
-    file = `${files.cert} with ${files.key}`;
-    createSecureContext({ cert, key });
-    return { cert, key };
+    const pair = { cert: readFileSync(cert), key: readFileSync(key) };
+    createSecureContext(pair);
+    return pair;
   } catch (error) {
-    throw new StartError(1, `cannot use ${file} (${errorCode(error)}); check --tls-cert and --tls-key`);
+    const what = `cannot use ${cert} with ${key} (${messageOf(error)})`;
+    throw new Error(`${what}; check --tls-cert and --tls-key`, { cause: error });
   }
 }
 
-function errorCode(error: unknown): string {
-  return error instanceof Error && "code" in error ? String(error.code) : String(error);
-}
+const DEFAULT_PORT = 8_080;
 
-/** Listens where it was told to; where no port was asked for, from 8080 on at the first that is free. */
-async function listen(server: Server, { port, host }: Settings): Promise<number> {
-  for (let candidate = port ?? 8_080; ; candidate += 1) {
+/** Listens where it was told to; where no port was asked for, at the first that is free. Returns the port. */
+async function listen(server: http.Server, { port, host }: Settings): Promise<number> {
+  for (let candidate = port ?? DEFAULT_PORT; ; candidate += 1) {
     try {
-      await once(server.listen({ port: candidate, ...(host !== undefined && { host }) }), "listening");
+      await once(server.listen({ port: candidate, host }), "listening");
       break;
     } catch (error) {
-      const code = errorCode(error);
-      const isLast = port !== undefined || candidate === 65_535;
-      if (isLast || code !== "EADDRINUSE") throw listenError(code, candidate, host);
+      const code = error instanceof Error && "code" in error ? String(error.code) : "";
+      if (port === undefined && code === "EADDRINUSE") continue;
+      const reason = LISTEN_FAILURES[code] ?? `${code}; leave --host out to listen on all of this machine's addresses`;
+      throw new Error(`cannot listen on ${host ?? "any address"}, port ${candidate}: ${reason}`, { cause: error });
     }
   }
   // Too many open files is said here: those who are connected stay, and the next may find room again.
@@ -1689,61 +1459,43 @@ async function listen(server: Server, { port, host }: Settings): Promise<number>
   return typeof address === "object" && address !== null ? address.port : 0;
 }
 
-function listenError(code: string, port: number, host = "any address"): StartError {
-  if (code === "EADDRINUSE")
-    return new StartError(1, `port ${port} is taken; choose another, or none for the next free one`);
-  if (code === "EACCES") return new StartError(1, `port ${port} is not for ordinary users; choose one above 1023`);
-  return new StartError(
-    1,
-    `cannot listen on ${host} (${code}); leave --host out to listen on all of this machine's addresses`,
-  );
-}
+const LISTEN_FAILURES: Record<string, string> = {
+  EADDRINUSE: "the port is taken; choose another, or none for the next free one",
+  EACCES: "the port is not for ordinary users; choose one above 1023",
+};
 
-interface LanAddress {
-  readonly address: string;
-  /** The interface's name. */
-  readonly name: string;
-}
+/** An address of this machine, and the name of the interface that has it. */
+type LanAddress = { readonly address: string; readonly name: string };
 
 /** This machine's addresses on its networks, the one to hand out first. */
 async function findLanAddresses(): Promise<LanAddress[]> {
-  return rankAddresses(networkInterfaces(), await defaultRouteAddress());
-}
-
-/** The source address of the default route. Connecting a UDP socket looks the route up and sends nothing. */
-async function defaultRouteAddress(): Promise<string | undefined> {
   const socket = createSocket("udp4");
   try {
-    // 192.0.2.1 is set aside for documentation (RFC 5737): nobody's, so the default route leads there.
+    // Connecting a UDP socket looks its route up and sends nothing. 192.0.2.1 is set aside for documentation
+    // (RFC 5737): nobody's, so the default route leads there.
     socket.connect(9, "192.0.2.1");
     await once(socket, "connect");
-    return socket.address().address;
+    return rankAddresses(networkInterfaces(), socket.address().address);
   } catch {
-    return undefined;
+    return rankAddresses(networkInterfaces());
   } finally {
     socket.close();
   }
 }
 
-const PRIVATE_ADDRESS = /^(?:10\.|192\.168\.|172\.(?:1[6-9]|2[0-9]|3[01])\.)/;
-const LINK_LOCAL_ADDRESS = /^169\.254\./;
+const PRIVATE = /^(?:10\.|192\.168\.|172\.(?:1[6-9]|2[0-9]|3[01])\.)/;
+const LINK_LOCAL = /^169\.254\./;
 const VIRTUAL_INTERFACE =
   /vEthernet|WSL|VirtualBox|VMware|^(?:vmnet|vboxnet|virbr|docker|br-|veth|utun|tun|tap|wg|zt|tailscale)/i;
 
 /** The default route's address first; then private IPv4 ones; those of virtual interfaces last, link-local ones never. */
-export function rankAddresses(
-  interfaces: ReturnType<typeof networkInterfaces>,
-  defaultRoute: string | undefined,
-): LanAddress[] {
+export function rankAddresses(interfaces: ReturnType<typeof networkInterfaces>, defaultRoute?: string): LanAddress[] {
   const found = Object.entries(interfaces)
     .flatMap(([name, addresses = []]) => addresses.map((each) => ({ ...each, name })))
     .filter(({ family, internal }) => family === "IPv4" && !internal)
-    .filter(({ address }) => address === defaultRoute || PRIVATE_ADDRESS.test(address))
-    .filter(({ address }) => !LINK_LOCAL_ADDRESS.test(address));
-  const rank = ({ address, name }: LanAddress): number => {
-    if (address === defaultRoute) return 0;
-    return VIRTUAL_INTERFACE.test(name) ? 2 : 1;
-  };
+    .filter(({ address }) => (address === defaultRoute ? !LINK_LOCAL.test(address) : PRIVATE.test(address)));
+  const rank = ({ address, name }: LanAddress): number =>
+    address === defaultRoute ? 0 : 1 + Number(VIRTUAL_INTERFACE.test(name));
   return found.toSorted((a, b) => rank(a) - rank(b));
 }
 
@@ -1752,33 +1504,29 @@ function banner(settings: Settings, port: number, lan: LanAddress[]): string {
   const places = openAddresses(settings, port, lan);
   const first = places[0]?.url ?? "";
   const width = Math.max(...places.map(({ url }) => url.length));
-  const isTerminal = process.stdout.isTTY;
-  const bold = (text: string): string => (isTerminal && !process.env["NO_COLOR"] ? `\x1b[1m${text}\x1b[0m` : text);
-  const moved = settings.port === undefined && port !== 8_080 ? `Port 8080 is taken, so this is port ${port}.\n` : "";
-  const isHere = isThisMachine(new URL(first).hostname);
+  const { isTTY, columns } = process.stdout;
+  const bold = (text: string): string => (isTTY && !process.env["NO_COLOR"] ? `\x1b[1m${text}\x1b[0m` : text);
+  const isMoved = settings.port === undefined && port !== DEFAULT_PORT;
   return `Watch Party ${assets.version} is running. Open one of these, and share a link from there:
 
 ${places.map(({ url, label }) => `  ${bold(url.padEnd(width))}  ${label}`).join("\n")}
-${moved}
-${isTerminal && !isHere ? terminalQr(first, process.stdout.columns) : ""}Phones cannot connect? Same Wi-Fi (not its guest network), and let this port through the firewall.
+${isMoved ? `Port ${DEFAULT_PORT} is taken, so this is port ${port}.\n` : ""}
+${isTTY && !isThisMachine(new URL(first).hostname) ? terminalQr(first, columns) : ""}Phones cannot connect? Same Wi-Fi (not its guest network), and let this port through the firewall.
 Scripts: curl -X POST "${first}/create"
 `;
 }
 
 /** Every address to open, the best to share first. */
 function openAddresses(settings: Settings, port: number, lan: LanAddress[]): { url: string; label: string }[] {
-  const scheme = settings.tlsFiles ? "https" : "http";
-  const { host = "::" } = settings;
-  const isEverywhere = host === "::" || host === "0.0.0.0";
-  const places = isEverywhere
-    ? lan.map(({ address, name }) => ({ url: addressUrl(scheme, address, port), label: name }))
-    : [];
-  if (settings.url !== undefined) places.unshift({ url: settings.url, label: "as given by --url" });
-  const here = {
-    url: addressUrl(scheme, isEverywhere ? "localhost" : host, port),
-    label: isEverywhere || isThisMachine(host) ? "this computer only" : "as given by --host",
-  };
-  return [...places, here];
+  const { url, files, host = "::" } = settings;
+  const isEverywhere = EVERYWHERE.test(host);
+  const own = isEverywhere ? "localhost" : host;
+  const found = [...(isEverywhere ? lan : []), { address: own, name: "as given by --host" }];
+  const places = found.map(({ address, name }) => ({
+    url: addressUrl(files ? "https" : "http", address, port),
+    label: isThisMachine(address) ? "this computer only" : name,
+  }));
+  return url === undefined ? places : [{ url, label: "as given by --url" }, ...places];
 }
 
 /** A QR code of half blocks, two rows of modules in one of text, with its quiet zone; "" where it does not fit. */

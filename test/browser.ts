@@ -69,7 +69,8 @@ export interface Party {
 
 /** A server in this process, on a free port unless one is given; gone when the test is. */
 export async function startParty(t: TestContext, options: AppOptions = {}, port = 0): Promise<Party> {
-  const app = createApp(options);
+  // The limits have tests of their own; here scripts write faster than people.
+  const app = createApp({ rateLimit: false, ...options });
   await new Promise<void>((resolve) => app.server.listen(port, "127.0.0.1", resolve));
   t.after(() => app.stop());
   const address = app.server.address();
@@ -88,7 +89,12 @@ export async function newPerson(
   browser: Browser,
   options: BrowserContextOptions = {},
 ): Promise<Person> {
-  const context = await browser.newContext({ locale: "en-GB", viewport: { width: 1000, height: 700 }, ...options });
+  const context = await browser.newContext({
+    locale: "en-GB",
+    viewport: { width: 1000, height: 700 },
+    reducedMotion: "reduce",
+    ...options,
+  });
   context.setDefaultTimeout(8000);
   const complaints: string[] = [];
   context.on("weberror", (error) => complaints.push(`error: ${error.error().message}`));

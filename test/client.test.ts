@@ -69,7 +69,7 @@ function poll(reply: Partial<PollReply>, seen: { hidden?: boolean; stuck?: boole
 
 /** The state after these events, which has to be in a chat. */
 function live(...events: StateEvent[]): Live {
-  const state = after({ type: "entered", saved, outbox: [] }, ...events);
+  const state = after({ type: "entered", saved, outbox: [], now: NOON }, ...events);
   assert.equal(state.at, "live");
   return state.at === "live" ? state : assert.fail();
 }
@@ -194,7 +194,7 @@ test("a poll that is quicker than the answer to the post makes no second one", (
 });
 
 test("what was unsent before a reload is not mistaken for an older message with the same words", () => {
-  const entered = after({ type: "entered", saved, outbox: [outgoing("key", "ok")] });
+  const entered = after({ type: "entered", saved, outbox: [outgoing("key", "ok")], now: NOON });
   const state = update(entered, poll({ messages: [message(3, "ok", ana)] }));
   assert.deepEqual(state.at === "live" && shown(state), ["ok", "ok (sending)"]);
 });
@@ -235,6 +235,8 @@ test("past the key's life it is asked again, and sent with a new key", () => {
   const again = update(failed, { type: "sent again", key: "a", newKey: "b", now: late });
   assert.deepEqual(again.at === "live" && again.outbox, [outgoing("b", "a", late)]);
   assert.equal(isStale(outgoing("waiting", "", 0), late), false);
+  const reopened = after({ type: "entered", saved, outbox: [outgoing("a")], now: late });
+  assert.deepEqual(reopened.at === "live" && shown(reopened, late), ["a (stale)"], "nothing old is sent unasked");
 });
 
 test("the invitation stays while others write, and goes with the first word of one's own or the sixth seat", () => {

@@ -1,0 +1,4 @@
+import { testEngine } from "./flows.ts";
+import { launchWebKit } from "./webkit.ts";
+
+testEngine("WebKitGTK", launchWebKit);
