@@ -32,6 +32,7 @@
  * What it does not do, on purpose: accounts, storage, more than one process to a chat, files, push
  * notifications. A restart ends all chats, as the secret and the store live in memory alone.
  */
+import { isUtf8 } from "node:buffer";
 import { createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import { createSocket } from "node:dgram";
 import { once } from "node:events";
@@ -183,11 +184,8 @@ interface Rules {
   readonly rate?: "create" | "join";
 }
 type Route =
-  | (Rules & { readonly caller: "anyone"; readonly handle: (call: Call) => Reply })
-  | (Rules & {
-      readonly caller: "member" | "creator";
-      readonly handle: (call: Call, member: Member) => Reply | Waiter;
-    });
+  | (Rules & { caller: "anyone"; handle: (call: Call) => Reply })
+  | (Rules & { caller: "member" | "creator"; handle: (call: Call, member: Member) => Reply | Waiter });
 
 const ROUTES: readonly Route[] = [
   { method: "GET", path: "/", caller: "anyone", handle: showHelp, page: true },
@@ -399,16 +397,11 @@ function readNumber(query: URLSearchParams, name: string, largest: number, code:
   return Number(digits);
 }
 
-/** Strict, and it takes the byte order mark off that some editors and shells put before UTF-8. */
-const utf8 = new TextDecoder("utf-8", { fatal: true });
-
 function readBodyText({ body }: Call): string {
   if (!body) throw new ApiError("too_large");
-  try {
-    return utf8.decode(body);
-  } catch {
-    throw new ApiError("invalid_json");
-  }
+  if (!isUtf8(body)) throw new ApiError("invalid_json");
+  // Some editors and shells put a byte order mark before UTF-8.
+  return body.toString().replace(/^\ufeff/, "");
 }
 
 /** The body as a JSON object, whatever the Content-Type says; no body is an empty one. */
@@ -582,7 +575,7 @@ interface Waiter {
   /** "" where it is none of a browser's. */
   readonly browser: string;
   readonly visible: boolean;
-  onEnd?: ((end: WaitEnd) => void) | undefined;
+  onEnd?: (end: WaitEnd) => void;
 }
 
 export class Chats {
@@ -797,11 +790,9 @@ function isTaken(chat: Chat, username: string): boolean {
   return chat.members.some((member) => foldUsername(member.username) === folded);
 }
 
-/** `Guest n` for the n-th seat, or the next number whose name is free. */
-function guestName(chat: Chat, seat: number): string {
-  let number = seat;
-  while (isTaken(chat, `Guest ${number}`)) number += 1;
-  return `Guest ${number}`;
+/** `Guest n`, `n` being the seat's number or the next whose name is free. */
+function guestName(chat: Chat, n: number): string {
+  return isTaken(chat, `Guest ${n}`) ? guestName(chat, n + 1) : `Guest ${n}`;
 }
 
 /** Sets a Map's newest entry; the oldest goes where there would be more than `most`. A Map keeps the order of insertion. */
@@ -833,13 +824,11 @@ const KINDS = ["session", "invite"] as const;
 const PAYLOAD_BYTES = 22;
 const COUNTERS = 2 ** 24;
 
+/** `chatId`: the chat's 16 random characters. `counter`: see above, below 2^24. `expiresAt`: milliseconds since 1970. */
 export interface TokenPayload {
   readonly kind: (typeof KINDS)[number];
-  /** The chat's 16 random characters, without a node's name. */
   readonly chatId: string;
-  /** The member's number or the invite's generation, below 2^24. */
   readonly counter: number;
-  /** Milliseconds since 1970. */
   readonly expiresAt: number;
 }
 
@@ -885,8 +874,7 @@ const segmenter = new Intl.Segmenter();
 
 /**
  * A message as it will be shown: well-formed, NFC, newlines as \n, no other control characters but tab,
- * trimmed. 1 to 2,000 graphemes (UAX #29) and at most 8,192 bytes.
- * @throws ApiError invalid_text
+ * trimmed. 1 to 2,000 graphemes (UAX #29) and at most 8,192 bytes. @throws ApiError invalid_text
  */
 export function cleanText(raw: unknown): string {
   if (typeof raw !== "string") throw new ApiError("invalid_text");
@@ -897,8 +885,7 @@ export function cleanText(raw: unknown): string {
 
 /**
  * A name as it will be shown: as a message, but in one line, without bidi controls and stray joiners.
- * 1 to 24 graphemes and at most 96 bytes, something visible among them.
- * @throws ApiError invalid_username
+ * 1 to 24 graphemes and at most 96 bytes, something visible among them. @throws ApiError invalid_username
  */
 export function cleanUsername(raw: unknown): string {
   if (typeof raw !== "string") throw new ApiError("invalid_username");
@@ -1016,21 +1003,17 @@ const ERRORS = {
 
 export type ErrorCode = keyof typeof ERRORS;
 
-/** Anything that is refused. */
+/** Anything that is refused, and what is answered then. */
 export class ApiError extends Error {
   readonly code: ErrorCode;
-  readonly headers: Headers;
+  readonly reply: Reply;
 
   constructor(code: ErrorCode, headers: Headers = {}) {
-    super(ERRORS[code][1]);
+    const [status, message] = ERRORS[code];
+    super(message);
     this.code = code;
-    this.headers = headers;
-  }
-
-  get reply(): Reply {
-    const [status, message] = ERRORS[this.code];
     const challenge = status === 401 ? { "WWW-Authenticate": "Bearer" } : {};
-    return json(status, { error: this.code, message } satisfies ErrorReply, { ...challenge, ...this.headers });
+    this.reply = json(status, { error: code, message } satisfies ErrorReply, { ...challenge, ...headers });
   }
 }
 
@@ -1162,7 +1145,7 @@ function readBody(route: Route, call: Call, res: ServerResponse): void {
     else if (!res.headersSent) finish(undefined);
   });
   res.req.on("end", () => {
-    if (!res.headersSent) finish(Buffer.concat(chunks));
+    if (size <= LIMITS.bodyBytes) finish(Buffer.concat(chunks));
   });
 }
 
@@ -1205,8 +1188,7 @@ function endLate(body: Reply["body"], res: ServerResponse, milliseconds: number)
     discarded += chunk.length;
     if (discarded > LINGER.bytes) finish();
   });
-  res.req.once("end", finish);
-  res.req.once("close", finish);
+  for (const event of ["end", "close"]) res.req.once(event, finish);
 }
 
 function replyToOptions(allowed: string): Reply {
@@ -1260,10 +1242,7 @@ function accepts(header: string | undefined, coding: string): boolean {
 
 /** What Node would answer by itself, in the shape of all errors. The request cannot be read, so the connection ends. */
 function refuseConnection(error: NodeJS.ErrnoException, socket: Duplex): void {
-  if (!socket.writable || error.code === "ECONNRESET") {
-    socket.destroy();
-    return;
-  }
+  if (!socket.writable || error.code === "ECONNRESET") return void socket.destroy();
   const { status, headers, body } = new ApiError(PARSER_ERRORS[error.code ?? ""] ?? "bad_request").reply;
   const lines = Object.entries({ ...headers, ...CLOSE }).map(([name, value]) => `${name}: ${value}\r\n`);
   socket.end(`HTTP/1.1 ${status} ${http.STATUS_CODES[status]}\r\n${lines.join("")}\r\n${String(body)}`);
@@ -1520,8 +1499,9 @@ Scripts: curl -X POST "${first}/create"
 function openAddresses(settings: Settings, port: number, lan: LanAddress[]): { url: string; label: string }[] {
   const { url, files, host = "::" } = settings;
   const isEverywhere = EVERYWHERE.test(host);
-  const own = isEverywhere ? "localhost" : host;
-  const found = [...(isEverywhere ? lan : []), { address: own, name: "as given by --host" }];
+  const found = isEverywhere
+    ? [...lan, { address: "localhost", name: "" }]
+    : [{ address: host, name: "as given by --host" }];
   const places = found.map(({ address, name }) => ({
     url: addressUrl(files ? "https" : "http", address, port),
     label: isThisMachine(address) ? "this computer only" : name,
@@ -1532,12 +1512,11 @@ function openAddresses(settings: Settings, port: number, lan: LanAddress[]): { u
 /** A QR code of half blocks, two rows of modules in one of text, with its quiet zone; "" where it does not fit. */
 function terminalQr(url: string, columns: number): string {
   const code = generate(url);
-  const edge = code.size + 4;
   if (columns < code.size + 8) return "";
   const rows: string[] = [];
-  for (let y = -4; y < edge; y += 2) {
+  for (let y = -4; y < code.size + 4; y += 2) {
     let row = "";
-    for (let x = -4; x < edge; x += 1) row += " ▀▄█"[(code.get(x, y) ? 0 : 1) + (code.get(x, y + 1) ? 0 : 2)];
+    for (let x = -4; x < code.size + 4; x += 1) row += " ▀▄█"[(code.get(x, y) ? 0 : 1) + (code.get(x, y + 1) ? 0 : 2)];
     // Light on dark by colour, whatever the terminal's own are; without colours, on the guess that it is dark.
     rows.push(process.env["NO_COLOR"] ? row : `\x1b[97;40m${row}\x1b[0m`);
   }

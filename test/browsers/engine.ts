@@ -28,6 +28,7 @@ export interface Person {
   run<A extends Plain[], T>(action: Action<A, T>, ...values: A): Promise<T>;
   /** Errors and warnings so far, where the engine tells. */
   complaints(): string[];
+  close(): Promise<void>;
 }
 
 const PATIENCE_MS = 15_000;

@@ -72,4 +72,8 @@ class FirefoxPerson implements Person {
   complaints(): string[] {
     return this.#complaints;
   }
+
+  close(): Promise<void> {
+    return this.#page.browserContext().close();
+  }
 }

@@ -16,22 +16,28 @@ interface Chat {
   link: string;
 }
 
+const SCENARIOS = {
+  "two people meet by a link, talk, and are back after a reload": meet,
+  "a link is copied where there is no navigator.clipboard": copyLink,
+  "the composer stays at the lower edge of the screen": keepComposer,
+  "Hebrew runs from the right, in a bubble whose corner is its author's": writeHebrew,
+  "one to three emoji are large, more are text": writeEmoji,
+  "nothing scrolls sideways on a screen of 320 pixels": fitNarrow,
+};
+
 /** Runs all of it in one engine. `name` stands before each test's. */
 export function testEngine(name: string, launch: () => Promise<Engine>): void {
-  let engine: Engine;
+  let engine: Engine | undefined;
   before(async () => {
     engine = await launch();
   });
   after(() => engine?.close());
-  const scenario = (behaviour: string, run: (t: TestContext, engine: Engine) => Promise<void>) =>
-    test(`${name}: ${behaviour}`, { timeout: 90_000 }, (t) => run(t, engine));
-
-  scenario("two people meet by a link, talk, and are back after a reload", meet);
-  scenario("a link is copied where there is no navigator.clipboard", copyLink);
-  scenario("the composer stays at the lower edge of the screen", keepComposer);
-  scenario("Hebrew runs from the right, in a bubble whose corner is its author's", writeHebrew);
-  scenario("one to three emoji are large, more are text", writeEmoji);
-  scenario("nothing scrolls sideways on a screen of 320 pixels", fitNarrow);
+  for (const [behaviour, run] of Object.entries(SCENARIOS)) {
+    test(`${name}: ${behaviour}`, { timeout: 90_000 }, async (t) => {
+      assert.ok(engine);
+      await run(t, engine);
+    });
+  }
 }
 
 async function meet(t: TestContext, engine: Engine): Promise<void> {
@@ -127,7 +133,7 @@ async function fitNarrow(t: TestContext, engine: Engine): Promise<void> {
   await ana.press("#seats");
   await assertFits(ana, "the people");
 
-  const guest = await engine.newPerson(origin);
+  const guest = await newPerson(t, engine, origin);
   await guest.resize(320, 600);
   await guest.open(link);
   await untilReads(guest, "#doorText", "here");
@@ -139,9 +145,8 @@ async function fitNarrow(t: TestContext, engine: Engine): Promise<void> {
 
 async function startChat(t: TestContext, engine: Engine, first = "Ana", second = "Shira"): Promise<Chat> {
   const { origin } = await startParty(t);
-  const ana = await engine.newPerson(origin);
-  const shira = await engine.newPerson(origin);
-  t.after(() => assert.deepEqual([...ana.complaints(), ...shira.complaints()], [], "the console stays empty"));
+  const ana = await newPerson(t, engine, origin);
+  const shira = await newPerson(t, engine, origin);
   await ana.open(origin);
   await enter(ana, first);
   const link = await until(ana, "there is a link", () => document.querySelector<HTMLInputElement>("#link")?.value);
@@ -151,6 +156,15 @@ async function startChat(t: TestContext, engine: Engine, first = "Ana", second =
   await enter(shira, second);
   await until(ana, "the other one is there", () => document.querySelectorAll("#seats [data-hue]").length === 2);
   return { origin, ana, shira, link };
+}
+
+async function newPerson(t: TestContext, engine: Engine, origin: string): Promise<Person> {
+  const person = await engine.newPerson(origin);
+  t.after(async () => {
+    await person.close();
+    assert.deepEqual(person.complaints(), [], "the console stays empty");
+  });
+  return person;
 }
 
 async function enter(person: Person, name: string): Promise<void> {

@@ -36,15 +36,9 @@ export async function launchWebKit(): Promise<Engine> {
     // Its sandbox needs namespaces, which containers do not grant.
     WEBKIT_DISABLE_SANDBOX_THIS_IS_DANGEROUS: "1",
   };
-  const drivers: Driver[] = [];
   return {
-    async newPerson(origin) {
-      const driver = await startDriver(environment, new URL(origin).port);
-      drivers.push(driver);
-      return new WebKitPerson(driver);
-    },
+    newPerson: async (origin) => new WebKitPerson(await startDriver(environment, new URL(origin).port)),
     async close() {
-      await Promise.all(drivers.map((driver) => driver.stop()));
       await stopProcess(screen);
       rmSync(home, { recursive: true, force: true });
     },
@@ -89,8 +83,11 @@ class Driver {
   }
 
   async stop(): Promise<void> {
-    await this.#call("DELETE", this.#session);
-    await stopProcess(this.#process);
+    try {
+      await this.#call("DELETE", this.#session);
+    } finally {
+      await stopProcess(this.#process);
+    }
   }
 
   async #call(method: string, path: string, body?: object): Promise<unknown> {
@@ -175,6 +172,10 @@ class WebKitPerson implements Person {
   /** WebDriver has no way to read the console. */
   complaints(): string[] {
     return [];
+  }
+
+  close(): Promise<void> {
+    return this.#driver.stop();
   }
 
   async #find(selector: string): Promise<string> {

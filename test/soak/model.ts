@@ -155,10 +155,8 @@ export class Model {
 
   /** What is due by the clock as soon as anybody asks for anything: all that has expired, at once. */
   expire(): void {
-    for (const room of [...this.rooms]) {
-      const due = room.seats.filter((seat) => this.now >= seat.expires);
-      if (due.length > 0) this.#free(due, "expired_token");
-    }
+    const due = this.rooms.flatMap((room) => room.seats.filter((seat) => this.now >= seat.expires));
+    this.#free(due, "expired_token");
   }
 
   sweep(): void {
@@ -256,9 +254,7 @@ export class Model {
   #answer(poll: Poll, error?: string, more?: object): void {
     this.polls = this.polls.filter((each) => each !== poll);
     poll.seat.seen = this.now;
-    poll.outcome = error
-      ? { error }
-      : { status: 200, body: { ...this.#view(poll.seat, poll.since), ...more } };
+    poll.outcome = error ? { error } : { status: 200, body: { ...this.#view(poll.seat, poll.since), ...more } };
   }
 
   #view(reader: Seat, since: number): object {
