@@ -1242,6 +1242,8 @@ function accepts(header: string | undefined, coding: string): boolean {
 
 /** What Node would answer by itself, in the shape of all errors. The request cannot be read, so the connection ends. */
 function refuseConnection(error: NodeJS.ErrnoException, socket: Duplex): void {
+  // After CONNECT nobody else listens for the errors of its socket, and one unheard ends the program.
+  socket.on("error", () => socket.destroy());
   if (!socket.writable || error.code === "ECONNRESET") return void socket.destroy();
   const { status, headers, body } = new ApiError(PARSER_ERRORS[error.code ?? ""] ?? "bad_request").reply;
   const lines = Object.entries({ ...headers, ...CLOSE }).map(([name, value]) => `${name}: ${value}\r\n`);

@@ -1,6 +1,8 @@
 // How much: bodies, header blocks, slow and broken connections. Much of it over a bare socket.
 
 import assert from "node:assert/strict";
+import { once } from "node:events";
+import { Socket, connect } from "node:net";
 import test from "node:test";
 import {
   assertError,
@@ -242,6 +244,22 @@ test("CONNECT is refused and the connection ended", async (t) => {
   const reply = await exchange(t, server.port, "CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n");
   assert.ok([400, 404, 405].includes(reply.status), String(reply.status));
   assert.equal(typeof record(reply.body)["error"], "string");
+});
+
+test("who resets the connection after CONNECT takes nobody else down", async (t) => {
+  const server = await startServer(t);
+  for (let round = 0; round < 5; round += 1) {
+    const socket = connect(server.port, "127.0.0.1");
+    await once(socket, "connect");
+    socket.write("CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n");
+    const accepted = once(server.app.server, "connect");
+    const [, onServer] = await accepted;
+    assert.ok(onServer instanceof Socket);
+    const closed = new Promise((resolve) => onServer.once("close", resolve));
+    socket.resetAndDestroy();
+    await closed;
+  }
+  assert.equal((await server.send("GET", "/healthz")).status, 200);
 });
 
 test("an offer to speak another protocol is passed over", async (t) => {
