@@ -14,7 +14,7 @@
  *   DELETE /:chat_id                         ends the chat (creator)
  *   GET    /openapi.json, /healthz, /robots.txt
  *
- * What it promises:
+ * What it promises (test/promises.test.ts holds it to each by its number):
  *
  *    1. Once a post is answered, every member sees it, all in the same order.
  *    2. A reader is never left behind in silence: what is no longer kept is told by `missed`.
