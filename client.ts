@@ -152,7 +152,7 @@ export type StateEvent =
   | { type: "queued"; outgoing: Outgoing }
   | { type: "sent"; key: string; message: MessageView }
   | { type: "not sent"; key: string; why: string }
-  | { type: "retried"; now: number }
+  | { type: "retried"; now: number; key?: string }
   | { type: "sent again"; key: string; newKey: string; now: number }
   | { type: "discarded"; key: string }
   | { type: "invitation made"; invite: InviteReply; status: string }
@@ -236,7 +236,7 @@ function updateLive(live: Live, event: LiveEvent): Live {
     case "not sent":
       return notSent(live, event.key, event.why);
     case "retried":
-      return { ...live, outbox: live.outbox.map((one) => (isStale(one, event.now) ? one : waiting(one))) };
+      return { ...live, outbox: resumed(live.outbox, event.now, event.key) };
     case "sent again":
       return sentAgain(live, event.key, event.newKey, event.now);
     case "discarded":
@@ -383,8 +383,13 @@ function naturalHue(memberId: string): number {
 
 /** Whoever writes has seen the invitation; what failed for want of a connection goes first, in order. */
 function queued(live: Live, outgoing: Outgoing): Live {
-  const outbox = live.outbox.map((one) => (one.why || isStale(one, outgoing.at) ? one : waiting(one)));
+  const outbox = resumed(live.outbox, outgoing.at);
   return { ...live, outbox: [...outbox, outgoing], inviting: false, below: 0 };
+}
+
+/** What failed for want of a connection waits again, but for what may be there already; so does `key`. */
+function resumed(outbox: readonly Outgoing[], now: number, key?: string): Outgoing[] {
+  return outbox.map((one) => ((one.why && one.key !== key) || isStale(one, now) ? one : waiting(one)));
 }
 
 function failed(one: Outgoing, why = ""): Outgoing {
@@ -658,15 +663,19 @@ export function apiLines(url: string, token: string, invite: string, windows: bo
 }
 
 // ---------------------------------------------------------------------------------------------------------
-// What the browser keeps. Storage may be full, forbidden or written by another version: then it is as good
-// as empty, and what is in memory has to do.
+// What the browser keeps. Storage may be full or forbidden: then this tab goes on from memory, and says that
+// it must not be closed. What another version has written is as good as nothing.
 
 const PREFIX = "watch-party ";
 type Area = "localStorage" | "sessionStorage";
 
+/** What the browser would not take. (No key is used in both areas.) */
+const memory = new Map<string, string>();
+let isForgetful = false;
+
 function stored(key: string, area: Area = "localStorage"): string | null {
   try {
-    return window[area].getItem(PREFIX + key);
+    return memory.get(key) ?? window[area].getItem(PREFIX + key);
   } catch {
     return null;
   }
@@ -674,19 +683,26 @@ function stored(key: string, area: Area = "localStorage"): string | null {
 
 /** Keeps a value; null forgets it. */
 function store(key: string, value: string | null, area: Area = "localStorage"): void {
+  memory.delete(key);
   try {
     if (value === null) window[area].removeItem(PREFIX + key);
     else window[area].setItem(PREFIX + key, value);
   } catch {
-    // As said above.
+    isForgetful = true;
+    if (value !== null) memory.set(key, value);
   }
 }
 
-/** All that is kept under keys that begin so, oldest first where the values say when they were made. */
+/** All that is kept under keys that begin so. */
 function storedUnder<T>(head: string, isGood: (value: unknown) => value is T): T[] {
+  const keys = new Set([...keptKeys(), ...memory.keys()].filter((key) => key.startsWith(head)));
+  return Array.from(keys, (key) => parsed(stored(key))).filter(isGood);
+}
+
+function keptKeys(): string[] {
   try {
-    const keys = Object.keys(localStorage).filter((key) => key.startsWith(PREFIX + head));
-    return keys.map((key) => parsed(localStorage.getItem(key))).filter(isGood);
+    const keys = Object.keys(localStorage).filter((key) => key.startsWith(PREFIX));
+    return keys.map((key) => key.slice(PREFIX.length));
   } catch {
     return [];
   }
@@ -924,7 +940,9 @@ async function poll(session: Session, signal: AbortSignal): Promise<void> {
 
 async function receive(reply: PollReply, signal: AbortSignal): Promise<void> {
   const wasLoaded = state.at === "live" && state.loaded;
+  const wasLost = state.at === "live" && state.failures > 0;
   dispatch({ type: "polled", reply, hidden: document.hidden, stuck: isNearEnd() });
+  if (wasLost) resend();
   if (state.at === "live") {
     store(inviteKey(state.session.chat_id), null, "sessionStorage");
     const own = state.session.member_id;
@@ -982,7 +1000,7 @@ async function sendQueue(): Promise<void> {
     if (!isOn(session.chat_id)) break;
     if (answer.ok) dispatch({ type: "sent", key, message: answer.value });
     else if (answer.code in ENDS) endChat(answer.code);
-    else if (answer.code !== "unreachable") dispatch({ type: "not sent", key, why: answer.message });
+    else if (answer.status && answer.status < 500) dispatch({ type: "not sent", key, why: answer.message });
     else {
       dispatch({ type: "not sent", key, why: "" });
       // The held poll may not know yet that its connection is dead.
@@ -990,6 +1008,12 @@ async function sendQueue(): Promise<void> {
     }
   }
   if (sender === session.chat_id) sender = "";
+}
+
+/** The connection is back: what failed for want of it goes out by itself. */
+function resend(key?: string): void {
+  dispatch({ type: "retried", now: Date.now(), ...(key && { key }) });
+  void sendQueue();
 }
 
 function nextOutgoing(chatId: string): Outgoing | undefined {
@@ -1003,9 +1027,9 @@ function retry(key: string): void {
   if (!one) return;
   const now = Date.now();
   const wasAsked = ui.list.querySelector(`[data-again="${key}"]`) !== null;
-  if (!isStale(one, now)) dispatch({ type: "retried", now });
-  else if (wasAsked) dispatch({ type: "sent again", key, newKey: randomKey(), now });
-  else render();
+  if (!isStale(one, now)) return resend(key);
+  if (!wasAsked) return render();
+  dispatch({ type: "sent again", key, newKey: randomKey(), now });
   void sendQueue();
 }
 
@@ -1391,46 +1415,32 @@ function chime(): void {
 // ---------------------------------------------------------------------------------------------------------
 // Render: makes the screen what the state says. Called after every change, so it touches only what differs.
 
-type Page = ReturnType<typeof findPage>;
+/** The one place where markup and script meet: every element that is used, by its id. */
+type Page = Record<DoorId | ChatId | DialogId, HTMLElement> &
+  Record<"name" | "link" | "sound" | "tick", HTMLInputElement> &
+  Record<"message" | "unsent", HTMLTextAreaElement> &
+  Record<"inviteDialog" | "large" | "people" | "question" | "api", HTMLDialogElement> &
+  Record<"qr" | "largeQr", HTMLCanvasElement> &
+  Record<"icon", HTMLLinkElement>;
+
+type DoorId = Word<"door notice doorTitle doorText enter nameField nameError unsentField go before chats">;
+type ChatId =
+  | Word<"chat title seats inviteOpen banner forgetful ending endingText goOn here log empty list pill">
+  | Word<"composer counter send">;
+type DialogId =
+  | Word<"invite inviteClose code inviteText seatsLeft copy inviteStatus renew commands tokenShow tickField">
+  | Word<"members askForLink apiOpen leave end">
+  | Word<"questionForm questionTitle questionText questionError questionYes questionNo">;
+
+/** Any one of the words of a text. */
+type Word<T extends string> = T extends `${infer First} ${infer Rest}` ? First | Word<Rest> : T;
+
 let ui: Page;
 
-/** The one place where markup and script meet: every element that is used, by its id. */
-function findPage() {
-  return {
-    ...elements(HTMLElement, "door", "notice", "doorTitle", "doorText", "nameField", "nameError", "unsentField"),
-    ...elements(HTMLElement, "enter", "go", "before", "chats", "chat", "home", "title", "seats", "inviteOpen"),
-    ...elements(HTMLElement, "banner", "ending", "endingText", "goOn", "here", "log", "empty", "list", "pill"),
-    ...elements(HTMLElement, "composer", "counter", "send", "invite", "inviteClose", "code", "inviteText"),
-    ...elements(
-      HTMLElement,
-      "seatsLeft",
-      "copy",
-      "inviteStatus",
-      "renew",
-      "members",
-      "askForLink",
-      "apiOpen",
-      "leave",
-      "end",
-    ),
-    ...elements(HTMLElement, "questionForm", "questionTitle", "questionText", "questionError", "questionYes"),
-    ...elements(HTMLElement, "questionNo", "tickField", "commands", "tokenShow"),
-    ...elements(HTMLInputElement, "name", "link", "sound", "tick"),
-    ...elements(HTMLTextAreaElement, "message", "unsent"),
-    ...elements(HTMLDialogElement, "inviteDialog", "large", "people", "question", "api"),
-    ...elements(HTMLCanvasElement, "qr", "largeQr"),
-    ...elements(HTMLLinkElement, "icon"),
-  };
-}
-
-function elements<T extends HTMLElement, Id extends string>(kind: new () => T, ...ids: Id[]): Record<Id, T> {
-  const found = ids.map((id) => {
-    const element = document.getElementById(id);
-    if (element instanceof kind) return [id, element];
-    throw new Error(`The page has no ${kind.name} called ${id}.`);
-  });
-  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- fromEntries forgets the keys it was given
-  return Object.fromEntries(found) as Record<Id, T>;
+function findPage(): Page {
+  const elements = Array.from(document.querySelectorAll("[id]"), (element) => [element.id, element]);
+  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the edge: index.html, as the page's tests prove
+  return Object.fromEntries(elements) as Page;
 }
 
 function render(): void {
@@ -1501,13 +1511,25 @@ function chatRow({ session, title }: SavedChat): ChatRow {
 
 function drawChat({ key, title, left }: ChatRow): HTMLElement {
   const time = make("span", { className: "small muted" }, left);
-  return make("li", {}, make("a", { href: `/${key}` }, make("span", {}, title), time));
+  return make("li", {}, make("a", { href: `/${key}` }, drawTitle(title), time));
+}
+
+/** Name by name, so that where room is short each loses its end, which in Hebrew is on the left. */
+function drawTitle(title: string): HTMLElement {
+  const parts = title.replace(/[\u2068\u2069]/g, "").split(/(, | \+\d$)/);
+  return make(
+    "span",
+    { className: "title" },
+    ...parts.map((part, index) => (index % 2 ? part : make("bdi", {}, part))),
+  );
 }
 
 function renderChat(live: Live): void {
-  setText(ui.title, live.title);
-  reconcile(ui.seats, seatRows(live), drawSeat);
+  reconcile(ui.title, [{ key: live.title }], ({ key }) => drawTitle(key));
+  // In reverse, so that each seat lies upon the one behind it; none before it is known who sits there.
+  reconcile(ui.seats, live.loaded ? seatRows(live).toReversed() : [], drawSeat);
   ui.seats.ariaLabel = `People: ${live.members.length} of ${SEATS} here`;
+  setText(ui.forgetful, isForgetful ? "This browser keeps nothing. Don't close this tab." : "");
   setText(ui.banner, live.offline ? "Connection lost. Trying again…" : "");
   renderEnding(live);
   renderInvitation(live);
@@ -1690,6 +1712,7 @@ function markFailed(item: HTMLElement, row: MessageRow): void {
 
 interface PersonRow extends SeatRow {
   name: string;
+  you: string;
   note: string;
   removable: boolean;
 }
@@ -1699,8 +1722,7 @@ function renderPeople(live: Live): void {
   const rows = live.members.map(({ username, online, you, creator }, index): PersonRow => {
     const seat = seats[index] ?? { key: "", letter: "", hue: undefined, online };
     const roles = [online ? "here" : "away", creator && "started this chat"].filter(Boolean).join(", ");
-    const name = you ? `${username} (you)` : username;
-    return { ...seat, name, note: roles, removable: isCreator(live) && !you };
+    return { ...seat, name: username, you: you ? " (you)" : "", note: roles, removable: isCreator(live) && !you };
   });
   reconcile(ui.members, rows, drawPerson);
   setText(ui.askForLink, linkNote(live));
@@ -1708,7 +1730,7 @@ function renderPeople(live: Live): void {
 }
 
 function drawPerson(row: PersonRow): HTMLElement {
-  const who = make("span", { className: "who" }, make("bdi", {}, row.name), make("span", {}, row.note));
+  const who = make("span", { className: "who" }, make("bdi", {}, row.name), row.you, make("span", {}, row.note));
   const item = make("li", {}, drawSeat(row), who);
   if (!row.removable) return item;
   const remove = make("button", { className: "plain", ariaLabel: `Remove ${row.name}` }, "Remove");
@@ -1810,9 +1832,30 @@ function onKey(event: KeyboardEvent): void {
   }
 }
 
+let logTop = 0;
+
+/** A keyboard or a banner came or went: the end stays the end, and what is read above stays where it was. */
+function onLogSize(): void {
+  const { top } = ui.log.getBoundingClientRect();
+  if (stuck) scrollToEnd();
+  else ui.log.scrollTop += top - logTop;
+  logTop = top;
+}
+
 function onScroll(): void {
   stuck = isNearEnd();
   if (stuck && state.at === "live" && state.below) dispatch({ type: "seen", below: false });
+}
+
+let lastTick = Date.now();
+
+/** Every ten seconds: the countdown, the times left, keys that grow too old. */
+function onTick(): void {
+  const pause = Date.now() - lastTick;
+  lastTick += pause;
+  // Longer than browsers slow down hidden tabs: the computer slept, and its connections are dead.
+  if (pause > 90_000) startPolling();
+  render();
 }
 
 function onVisibility(): void {
@@ -1905,9 +1948,8 @@ function bindBrowser(): void {
   ui.message.addEventListener("input", onDraft);
   ui.message.addEventListener("keydown", onKey);
   ui.log.addEventListener("scroll", onScroll, { passive: true });
-  new ResizeObserver(() => stuck && scrollToEnd()).observe(ui.log);
-  // The countdown, the times left, and keys that grow too old.
-  setInterval(render, 10_000);
+  new ResizeObserver(onLogSize).observe(ui.log);
+  setInterval(onTick, 10_000);
 }
 
 function start(): void {

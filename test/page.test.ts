@@ -3,111 +3,34 @@
 // browser's console has to stay empty (see browser.ts).
 
 import assert from "node:assert/strict";
-import { after as afterAll, before as beforeAll, test, type TestContext } from "node:test";
+import { after as afterAll, before as beforeAll, test } from "node:test";
 import type { Browser, Page } from "playwright-core";
-import type { InviteReply, MessageView, Session } from "../server.ts";
+import type { InviteReply, MessageView } from "../server.ts";
 import { launchBrowser, newPerson, type Party, startParty } from "./browser.ts";
+import {
+  anaAndJonas,
+  call,
+  invitation,
+  isIn,
+  join,
+  joinByScript,
+  notice,
+  openPeople,
+  overflowing,
+  PHONE,
+  reads,
+  say,
+  sayByScript,
+  sessionOf,
+  smallTargets,
+  start,
+} from "./people.ts";
 
 let browser: Browser;
 beforeAll(async () => {
   browser = await launchBrowser();
 });
 afterAll(() => browser.close());
-
-const PHONE = { viewport: { width: 320, height: 568 }, hasTouch: true, isMobile: true };
-
-// ---------------------------------------------------------------------------------------------------------
-// What people do, and what scripts do beside them.
-
-async function start(page: Page, { origin }: Party, name = "Ana"): Promise<string> {
-  await page.goto(origin);
-  await page.getByLabel("Your name").fill(name);
-  await page.getByRole("button", { name: "Start a chat" }).click();
-  return invitation(page);
-}
-
-/** The magic link on the screen. */
-async function invitation(page: Page): Promise<string> {
-  await page.waitForFunction(() => document.querySelector<HTMLInputElement>("#link")?.value);
-  return page.getByLabel("Invitation link", { exact: true }).inputValue();
-}
-
-async function join(page: Page, link: string, name: string): Promise<void> {
-  await page.goto(link);
-  await page.getByLabel("Your name").fill(name);
-  await page.getByRole("button", { name: "Join" }).click();
-  await isIn(page);
-}
-
-/** The log has been filled. (It is hidden while nobody has written and the invitation is there.) */
-async function isIn(page: Page): Promise<void> {
-  await page.locator("[role=log]").waitFor({ state: "attached" });
-}
-
-async function say(page: Page, text: string): Promise<void> {
-  await page.getByLabel("Message", { exact: true }).fill(text);
-  await page.getByRole("button", { name: "Send" }).click();
-}
-
-/** The texts of the log as soon as they are these. */
-async function reads(page: Page, ...texts: string[]): Promise<void> {
-  await page.waitForFunction((expected) => {
-    const bubbles = Array.from(document.querySelectorAll(".bubble"), (bubble) => bubble.textContent);
-    return JSON.stringify(bubbles) === expected && !document.querySelector(".sending");
-  }, JSON.stringify(texts));
-}
-
-async function notice(page: Page, text: RegExp): Promise<void> {
-  await page.getByRole("status").filter({ hasText: text }).waitFor();
-  assert.equal(new URL(page.url()).pathname, "/");
-}
-
-async function openPeople(page: Page): Promise<void> {
-  await page.getByRole("button", { name: /^People/ }).click();
-}
-
-async function call<T>(party: Party, method: string, path: string, token = "", body?: object): Promise<T> {
-  const headers = token ? { Authorization: `Bearer ${token}` } : undefined;
-  const url = party.origin.replace("party.test", "127.0.0.1") + path;
-  const response = await fetch(url, {
-    method,
-    ...(headers && { headers }),
-    ...(body && { body: JSON.stringify(body) }),
-  });
-  assert.ok(response.ok, `${method} ${path.slice(0, 5)}…: ${response.status}`);
-  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the edge: the server's own types
-  return (response.status === 204 ? undefined : await response.json()) as T;
-}
-
-/** Takes a seat by script, with the link on the screen. */
-async function joinByScript(party: Party, link: string, username: string): Promise<Session> {
-  const { pathname, hash } = new URL(link);
-  return call<Session>(party, "POST", `${pathname}/join`, hash.replace("#invite=", ""), { username });
-}
-
-async function sayByScript(party: Party, session: Session, text: string): Promise<MessageView> {
-  return call<MessageView>(party, "POST", `/${session.chat_id}`, session.session_token, { text });
-}
-
-/** The session that a page's browser keeps for the chat it shows. */
-async function sessionOf(page: Page): Promise<Session> {
-  const json = await page.evaluate(() => localStorage.getItem(`watch-party chat ${location.pathname.slice(1)}`));
-  const { session }: { session: Session } = JSON.parse(json ?? "{}");
-  return session;
-}
-
-/** Ana's page in a new chat, and Jonas, who is a script, in it as well. */
-async function anaAndJonas(
-  t: TestContext,
-  options = {},
-): Promise<{ party: Party; page: Page; jonas: Session; link: string }> {
-  const party = await startParty(t);
-  const { page } = await newPerson(t, browser, options);
-  const link = await start(page, party);
-  const jonas = await joinByScript(party, link, "Jonas");
-  await page.getByRole("heading", { name: "Jonas" }).waitFor();
-  return { party, page, jonas, link };
-}
 
 // ---------------------------------------------------------------------------------------------------------
 // Starting, inviting, joining, coming back.
@@ -155,7 +78,7 @@ test("two people talk both ways; a reload, a new tab and home's list bring them 
 });
 
 test("the invitation stays while others come and write, until its maker writes", async (t) => {
-  const { party, page, jonas, link } = await anaAndJonas(t);
+  const { party, page, jonas, link } = await anaAndJonas(t, browser);
   await sayByScript(party, jonas, "I am in");
   await reads(page, "I am in");
   await page.getByText("2 of 6 here").waitFor();
@@ -171,7 +94,7 @@ test("the invitation stays while others come and write, until its maker writes",
 });
 
 test("the last free seat closes the invitation, and so does its cross", async (t) => {
-  const { party, page, link } = await anaAndJonas(t);
+  const { party, page, link } = await anaAndJonas(t, browser);
   for (const name of ["Mia", "Noa", "Olaf"]) await joinByScript(party, link, name);
   await page.getByText("5 of 6 here").waitFor();
   await joinByScript(party, link, "Pia");
@@ -243,7 +166,7 @@ test("an empty, a long and a taken name are said at the field", async (t) => {
 });
 
 test("the seventh person is sent home, and told why", async (t) => {
-  const { party, page, link } = await anaAndJonas(t);
+  const { party, page, link } = await anaAndJonas(t, browser);
   for (const name of ["Mia", "Noa", "Olaf", "Pia"]) await joinByScript(party, link, name);
   const seventh = await newPerson(t, browser);
   await seventh.page.goto(link);
@@ -252,7 +175,7 @@ test("the seventh person is sent home, and told why", async (t) => {
 });
 
 test("a dead link, an ended chat, no invitation and nobody's address lead home, each with its reason", async (t) => {
-  const { party, page, link } = await anaAndJonas(t);
+  const { party, page, link } = await anaAndJonas(t, browser);
   const ana = await sessionOf(page);
   const { page: stranger } = await newPerson(t, browser);
   await stranger.goto(`${party.origin}/${ana.chat_id}`);
@@ -271,7 +194,7 @@ test("a dead link, an ended chat, no invitation and nobody's address lead home, 
 });
 
 test("a reload on the name card loses no invitation, and the token is never in the address", async (t) => {
-  const { link } = await anaAndJonas(t);
+  const { link } = await anaAndJonas(t, browser);
   const { page } = await newPerson(t, browser);
   await page.goto(link);
   await page.getByText("Ana and Jonas are here").waitFor();
@@ -286,7 +209,7 @@ test("a reload on the name card loses no invitation, and the token is never in t
 });
 
 test("who is in goes straight in, also by an invitation, also pasted into the tab", async (t) => {
-  const { party, page, link } = await anaAndJonas(t);
+  const { party, page, link } = await anaAndJonas(t, browser);
   await page.evaluate((href) => location.assign(href), link);
   await page.waitForFunction(() => !location.hash);
   await say(page, "Still here");
@@ -297,7 +220,7 @@ test("who is in goes straight in, also by an invitation, also pasted into the ta
 });
 
 test("a link pasted into the tab of somebody who was removed is a fresh visit", async (t) => {
-  const { party, page: anaPage, link } = await anaAndJonas(t);
+  const { party, page: anaPage, link } = await anaAndJonas(t, browser);
   const { page } = await newPerson(t, browser);
   await join(page, link, "Mia");
   const ana = await sessionOf(anaPage);
@@ -310,7 +233,7 @@ test("a link pasted into the tab of somebody who was removed is a fresh visit", 
 });
 
 test("a seat that was lost meanwhile does not stand in the way of a new invitation", async (t) => {
-  const { party, page: anaPage, link } = await anaAndJonas(t);
+  const { party, page: anaPage, link } = await anaAndJonas(t, browser);
   const { page } = await newPerson(t, browser);
   await join(page, link, "Mia");
   const ana = await sessionOf(anaPage);
@@ -322,7 +245,7 @@ test("a seat that was lost meanwhile does not stand in the way of a new invitati
 });
 
 test("two chats in two tabs, each with its own name", async (t) => {
-  const { party, page, link } = await anaAndJonas(t);
+  const { party, page, link } = await anaAndJonas(t, browser);
   const other = await page.context().newPage();
   await start(other, party, "Annie");
   await say(page, "one");
@@ -361,7 +284,7 @@ test("an answer lost on bad Wi-Fi makes no second chat", async (t) => {
 // Writing and reading.
 
 test("Enter sends, Shift+Enter breaks the line, Ctrl+Enter sends, an IME's Enter does neither", async (t) => {
-  const { page } = await anaAndJonas(t);
+  const { page } = await anaAndJonas(t, browser);
   const box = page.getByLabel("Message", { exact: true });
   await box.fill("one");
   await box.press("Shift+Enter");
@@ -384,7 +307,7 @@ test("Enter sends, Shift+Enter breaks the line, Ctrl+Enter sends, an IME's Enter
 });
 
 test("on a touch screen Enter breaks the line, and the button sends and keeps the keyboard up", async (t) => {
-  const { page } = await anaAndJonas(t, PHONE);
+  const { page } = await anaAndJonas(t, browser, PHONE);
   const box = page.getByLabel("Message", { exact: true });
   assert.notEqual(await page.evaluate(() => document.activeElement?.id), "message");
   await box.tap();
@@ -397,7 +320,7 @@ test("on a touch screen Enter breaks the line, and the button sends and keeps th
 });
 
 test("the composer is on the screen at 320 px, nothing scrolls sideways, and it grows to five lines", async (t) => {
-  const { party, page, jonas } = await anaAndJonas(t, PHONE);
+  const { party, page, jonas } = await anaAndJonas(t, browser, PHONE);
   await page.getByRole("button", { name: "Close" }).click();
   const long = "averyveryverylongunbrokenword".repeat(20);
   for (const text of [long, `https://example.org/${long}`, "x\n".repeat(30)]) await sayByScript(party, jonas, text);
@@ -422,25 +345,6 @@ test("the composer is on the screen at 320 px, nothing scrolls sideways, and it 
   assert.deepEqual(await smallTargets(page), []);
 });
 
-/** Elements that are wider than the screen, or than the box they stand in. */
-function overflowing(page: Page): Promise<string[]> {
-  return page.evaluate(() =>
-    [document.documentElement, ...document.querySelectorAll("#log, dialog, .bubble")]
-      .filter((element) => element.scrollWidth > element.clientWidth + 1)
-      .map((element) => element.id || element.className || element.tagName),
-  );
-}
-
-/** What can be pressed and is smaller than 44 px. (A link within a text may be.) */
-function smallTargets(page: Page): Promise<string[]> {
-  return page.evaluate(() =>
-    [...document.querySelectorAll<HTMLElement>("button, header a, input:not([type=checkbox]), label.tick, #message")]
-      .map((element) => ({ element, box: element.getBoundingClientRect() }))
-      .filter(({ box }) => box.width > 0 && (box.width < 43.9 || box.height < 43.9))
-      .map(({ element }) => element.id || element.textContent),
-  );
-}
-
 test("everything that can be pressed is at least 44 px high", async (t) => {
   const party = await startParty(t);
   const { page } = await newPerson(t, browser, PHONE);
@@ -454,7 +358,7 @@ test("everything that can be pressed is at least 44 px high", async (t) => {
 });
 
 test("near the limit a counter shows, and what is too long is not sent and not cut", async (t) => {
-  const { page } = await anaAndJonas(t);
+  const { page } = await anaAndJonas(t, browser);
   const box = page.getByLabel("Message", { exact: true });
   await box.fill("x".repeat(1990));
   await page.getByText("10 left").waitFor();
@@ -466,7 +370,7 @@ test("near the limit a counter shows, and what is too long is not sent and not c
 });
 
 test("the draft survives a reload", async (t) => {
-  const { page } = await anaAndJonas(t);
+  const { page } = await anaAndJonas(t, browser);
   await page.getByLabel("Message", { exact: true }).fill("half a sen");
   await page.reload();
   await isIn(page);
@@ -474,7 +378,7 @@ test("the draft survives a reload", async (t) => {
 });
 
 test("a failed send keeps its text through a reload, and Retry sends all of them once and in order", async (t) => {
-  const { party, page, jonas } = await anaAndJonas(t);
+  const { party, page, jonas } = await anaAndJonas(t, browser);
   await page.route(`**/${jonas.chat_id}`, (route) =>
     route.request().method() === "POST" ? route.abort() : route.continue(),
   );
@@ -497,7 +401,7 @@ test("a failed send keeps its text through a reload, and Retry sends all of them
 });
 
 test("a message that arrived although its answer was lost is not said twice", async (t) => {
-  const { party, page, jonas } = await anaAndJonas(t);
+  const { party, page, jonas } = await anaAndJonas(t, browser);
   // The poll must not tell that it has arrived: it does not come back.
   await page.route(`**/${jonas.chat_id}?**`, () => undefined);
   await page.evaluate(() => dispatchEvent(new Event("online")));
@@ -521,7 +425,7 @@ test("a message that arrived although its answer was lost is not said twice", as
 });
 
 test("what failed more than ten minutes ago is asked about, and can be deleted", async (t) => {
-  const { page } = await anaAndJonas(t);
+  const { page } = await anaAndJonas(t, browser);
   await page.evaluate(() => {
     for (const [index, key] of ["a", "b"].entries()) {
       const old = { key, text: `old ${key}`, at: Date.now() - 660_000 + index, state: "failed", why: "" };
@@ -536,7 +440,7 @@ test("what failed more than ten minutes ago is asked about, and can be deleted",
 });
 
 test("hostile text and names are only text, and links only lead where they say", async (t) => {
-  const { party, page, link } = await anaAndJonas(t);
+  const { party, page, link } = await anaAndJonas(t, browser);
   const mallory = await joinByScript(party, link, "<img src=x onerror=1>");
   const texts = [
     "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">",
@@ -557,7 +461,7 @@ test("hostile text and names are only text, and links only lead where they say",
 });
 
 test("every item has name and time, the log is filled before it speaks, and each bubble finds its direction", async (t) => {
-  const { party, page, jonas } = await anaAndJonas(t);
+  const { party, page, jonas } = await anaAndJonas(t, browser);
   for (const text of ["one", "two", "שלום"]) await sayByScript(party, jonas, text);
   await page.addInitScript(() => {
     const seen = new MutationObserver(() => {
@@ -586,7 +490,7 @@ test("every item has name and time, the log is filled before it speaks, and each
 });
 
 test("with the 31st message the oldest leaves, without moving what is being read", async (t) => {
-  const { party, page, jonas } = await anaAndJonas(t);
+  const { party, page, jonas } = await anaAndJonas(t, browser);
   await page.getByRole("button", { name: "Close" }).click();
   for (let number = 1; number <= 20; number++) await sayByScript(party, jonas, `number ${number}`);
   for (let number = 21; number <= 30; number++) await sayByScript(party, jonas, `number ${number}`);
@@ -610,7 +514,7 @@ test("with the 31st message the oldest leaves, without moving what is being read
 });
 
 test("what was missed while away is said where it is missing", async (t) => {
-  const { party, page, jonas } = await anaAndJonas(t);
+  const { party, page, jonas } = await anaAndJonas(t, browser);
   const numbers = Array.from({ length: 31 }, (_, index) => `number ${index + 1}`);
   await page.goto("about:blank");
   for (const text of numbers.slice(0, 20)) await sayByScript(party, jonas, text);
@@ -621,7 +525,7 @@ test("what was missed while away is said where it is missing", async (t) => {
 });
 
 test("the title counts what comes while the tab is hidden, the icon gets a dot, both until it is looked at", async (t) => {
-  const { party, page, jonas } = await anaAndJonas(t);
+  const { party, page, jonas } = await anaAndJonas(t, browser);
   const show = (hidden: boolean) =>
     page.evaluate((value) => {
       Object.defineProperty(document, "hidden", { value, configurable: true });
@@ -639,7 +543,7 @@ test("the title counts what comes while the tab is hidden, the icon gets a dot, 
 });
 
 test("polls say which tab is looked at, low in priority, and name the browser", async (t) => {
-  const { page } = await anaAndJonas(t);
+  const { page } = await anaAndJonas(t, browser);
   const polled = page.waitForRequest((request) => request.url().includes("since="));
   await page.reload();
   const query = new URL((await polled).url()).searchParams;
@@ -649,7 +553,7 @@ test("polls say which tab is looked at, low in priority, and name the browser", 
 });
 
 test("sound is off until it is switched on, and then stays on", async (t) => {
-  const { party, page, jonas } = await anaAndJonas(t);
+  const { party, page, jonas } = await anaAndJonas(t, browser);
   await page.addInitScript(() => {
     window.OscillatorNode = class extends OscillatorNode {
       override start(): void {
@@ -678,7 +582,7 @@ test("sound is off until it is switched on, and then stays on", async (t) => {
 });
 
 test("a lost connection is said after a moment, and no longer once it is back", async (t) => {
-  const { page, jonas } = await anaAndJonas(t);
+  const { page, jonas } = await anaAndJonas(t, browser);
   await page.route(`**/${jonas.chat_id}?**`, (route) => route.abort());
   await page.evaluate(() => dispatchEvent(new Event("online")));
   await page.getByRole("status").filter({ hasText: "Connection lost" }).waitFor();
@@ -691,7 +595,7 @@ test("a lost connection is said after a moment, and no longer once it is back", 
 // People, and the end.
 
 test("removing somebody stops the old link first, shows a new one, and tells them", async (t) => {
-  const { party, page, link } = await anaAndJonas(t);
+  const { party, page, link } = await anaAndJonas(t, browser);
   const { page: mia } = await newPerson(t, browser);
   await join(mia, link, "Mia");
   await page.getByText("Mia joined").waitFor();
@@ -713,7 +617,7 @@ test("removing somebody stops the old link first, shows a new one, and tells the
 });
 
 test("a new link revokes the old one", async (t) => {
-  const { party, page, link } = await anaAndJonas(t);
+  const { party, page, link } = await anaAndJonas(t, browser);
   await page.getByRole("button", { name: "Make a new link" }).click();
   await page.getByText("The old one no longer works").waitFor();
   const fresh = await invitation(page);
@@ -723,7 +627,7 @@ test("a new link revokes the old one", async (t) => {
 });
 
 test("a guest can leave, has no Invite button, and reads whom to ask", async (t) => {
-  const { page: ana, link } = await anaAndJonas(t);
+  const { page: ana, link } = await anaAndJonas(t, browser);
   const { page } = await newPerson(t, browser);
   await join(page, link, "Mia");
   assert.equal(await page.getByRole("button", { name: "Invite" }).count(), 0);
@@ -739,7 +643,7 @@ test("a guest can leave, has no Invite button, and reads whom to ask", async (t)
 });
 
 test("a leaving creator is told that nobody can invite afterwards, and so it is", async (t) => {
-  const { page: ana, link } = await anaAndJonas(t);
+  const { page: ana, link } = await anaAndJonas(t, browser);
   const { page } = await newPerson(t, browser);
   await join(page, link, "Mia");
   await openPeople(ana);
@@ -753,7 +657,7 @@ test("a leaving creator is told that nobody can invite afterwards, and so it is"
 });
 
 test("ending a chat ends it for everybody, and shows what had not been sent", async (t) => {
-  const { page: ana, link } = await anaAndJonas(t);
+  const { page: ana, link } = await anaAndJonas(t, browser);
   const { page } = await newPerson(t, browser);
   await join(page, link, "Mia");
   await page.getByLabel("Message", { exact: true }).fill("Wait, one more");
@@ -809,7 +713,7 @@ test("a host that was started anew has forgotten the chat, and the page says so"
 });
 
 test("the API panel's lines do what they say when pasted, and hide the token until asked", async (t) => {
-  const { party, page } = await anaAndJonas(t);
+  const { party, page } = await anaAndJonas(t, browser);
   const { session_token } = await sessionOf(page);
   await openPeople(page);
   await page.getByRole("button", { name: "Use the API" }).click();

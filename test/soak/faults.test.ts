@@ -15,7 +15,7 @@ import { startServer, type TestServer, until } from "../helpers.ts";
 import { Chance, chooseSeed } from "./tools.ts";
 
 const CHATS = 24;
-const MESSAGES = 40;
+const MESSAGES = 60;
 const END = "This is the end.";
 
 /** What becomes of one connection. */
@@ -32,7 +32,7 @@ interface Fate {
 
 function chooseFate(chance: Chance): Fate {
   const cut = chance.pick(["request", "request", "answer", "answer", "time", "time", "never"] as const);
-  const after = { request: 900, answer: 2_500, time: 120, never: 1 }[cut];
+  const after = { request: 600, answer: 1_500, time: 80, never: 1 }[cut];
   return {
     cut,
     after: 1 + chance.below(after),
