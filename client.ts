@@ -1010,7 +1010,7 @@ async function sendQueue(): Promise<void> {
   if (sender === session.chat_id) sender = "";
 }
 
-/** The connection is back: what failed for want of it goes out by itself. */
+/** The connection is back, or the tab: what failed for want of it goes out by itself. */
 function resend(key?: string): void {
   dispatch({ type: "retried", now: Date.now(), ...(key && { key }) });
   void sendQueue();
@@ -1110,7 +1110,7 @@ function enter(saved: SavedChat): void {
   setDraft(stored(`draft ${chat_id}`) ?? "");
   if (!isTouch()) ui.message.focus();
   startPolling();
-  void sendQueue();
+  resend();
   if (saved.inviting) void makeInvitation();
 }
 
@@ -1555,7 +1555,9 @@ function seatRows(live: Live): SeatRow[] {
 }
 
 function drawSeat({ letter, hue, online }: Omit<SeatRow, "key">): HTMLElement {
-  const seat = make("span", { className: online ? "seat" : "seat absent", ariaHidden: "true" }, letter);
+  const seat = make("span", { className: online ? "seat" : "seat absent", ariaHidden: "true" });
+  // Drawn by the style sheet, as it is no part of what the button around it is called.
+  seat.dataset["letter"] = letter;
   if (hue !== undefined && online) seat.dataset["hue"] = String(hue);
   return seat;
 }

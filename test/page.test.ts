@@ -24,6 +24,7 @@ import {
   sessionOf,
   smallTargets,
   start,
+  tabTo,
 } from "./people.ts";
 
 let browser: Browser;
@@ -774,11 +775,3 @@ test("a whole chat by keyboard alone", async (t) => {
   await page.keyboard.press("Enter");
   await notice(page, /You have left/);
 });
-
-async function tabTo(page: Page, id: string, key = "Tab"): Promise<void> {
-  for (let presses = 0; presses < 20; presses++) {
-    await page.keyboard.press(key);
-    if ((await page.evaluate(() => document.activeElement?.id)) === id) return;
-  }
-  assert.fail(`${id} is not reached by ${key}`);
-}

@@ -117,3 +117,12 @@ export function smallTargets(page: Page): Promise<string[]> {
       .map(({ element }) => element.id || element.textContent),
   );
 }
+
+/** Presses Tab, or `key`, until the element of that id has the focus. */
+export async function tabTo(page: Page, id: string, key = "Tab"): Promise<void> {
+  for (let presses = 0; presses < 20; presses++) {
+    await page.keyboard.press(key);
+    if ((await page.evaluate(() => document.activeElement?.id)) === id) return;
+  }
+  assert.fail(`${id} is not reached by ${key}`);
+}

@@ -1,14 +1,15 @@
 // Pictures of every state of the page, into dist/screenshots/, to be looked at: `node test/screenshots.ts`,
-// after a build. With an argument, only the scenes whose name contains it.
+// after a build. With an argument, only those whose name and screen ("busy phone-dark") contain it; with --readme
+// the two pictures of the README instead, into docs/. (Smaller still by `pngquant --force --ext .png docs/*.png`.)
 
 import { mkdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import type { Browser, BrowserContextOptions, Page } from "playwright-core";
-import { createApp, type InviteReply, type Session } from "../server.ts";
+import type { Browser, BrowserContextOptions } from "playwright-core";
 import { launchBrowser } from "./browser.ts";
+import { closeScenes, openEvening, openScenes, type Scene, SCENES } from "./scenes.ts";
 
 const FOLDER = fileURLToPath(new URL("../dist/screenshots/", import.meta.url));
-const MINUTE = 60_000;
+const DOCS = fileURLToPath(new URL("../docs/", import.meta.url));
 const phone = { hasTouch: true, isMobile: true, deviceScaleFactor: 2 };
 const SCREENS: Record<string, BrowserContextOptions> = {
   "phone-light": { ...phone, viewport: { width: 390, height: 844 }, colorScheme: "light" },
@@ -18,311 +19,43 @@ const SCREENS: Record<string, BrowserContextOptions> = {
   "small-light": { ...phone, viewport: { width: 320, height: 568 }, colorScheme: "light" },
   "small-dark": { ...phone, viewport: { width: 320, height: 568 }, colorScheme: "dark" },
   "tablet-light": { ...phone, viewport: { width: 768, height: 1024 }, colorScheme: "light" },
+  "tablet-dark": { ...phone, viewport: { width: 768, height: 1024 }, colorScheme: "dark" },
 };
 
-/** The server's clock runs behind at first, so that messages are of different times. */
-let behind = 0;
-const app = createApp({ now: () => Date.now() - behind, rateLimit: false });
-await new Promise<void>((resolve) => app.server.listen(0, "127.0.0.1", resolve));
-const address = app.server.address();
-if (typeof address !== "object" || !address) throw new Error("The server has no port.");
-const local = `http://127.0.0.1:${address.port}`;
-const origin = `http://party.test:${address.port}`;
-
-async function call<T>(method: string, path: string, token = "", body?: object): Promise<T> {
-  const headers = token ? { Authorization: `Bearer ${token}` } : undefined;
-  const response = await fetch(local + path, {
-    method,
-    ...(headers && { headers }),
-    ...(body && { body: JSON.stringify(body) }),
-  });
-  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the edge: the server's own types
-  return (response.status === 204 ? undefined : await response.json()) as T;
-}
-
-async function invite({ chat_id, session_token }: Session): Promise<InviteReply> {
-  return call<InviteReply>("POST", `/${chat_id}/invite`, session_token);
-}
-
-async function makeChat(creator: string, ...others: string[]): Promise<[Session, ...Session[]]> {
-  const first = await call<Session>("POST", "/create", "", { username: creator });
-  const { invite_token } = await invite(first);
-  const rest: Session[] = [];
-  for (const username of others) {
-    rest.push(await call<Session>("POST", `/${first.chat_id}/join`, invite_token, { username }));
+async function takeAll(browser: Browser, wanted: string): Promise<void> {
+  mkdirSync(FOLDER, { recursive: true });
+  for (const screen of Object.keys(SCREENS)) {
+    for (const name of Object.keys(SCENES)) {
+      if (!`${name} ${screen}`.includes(wanted)) continue;
+      await take(browser, screen, SCENES[name], `${FOLDER}${name}.${screen}.png`);
+    }
   }
-  return [first, ...rest];
 }
 
-async function say({ chat_id, session_token }: Session, text: string, minutesAgo = 0): Promise<void> {
-  behind = minutesAgo * MINUTE;
-  await call("POST", `/${chat_id}`, session_token, { text });
-}
-
-const TALK: [number, string, number][] = [
-  [0, "Evening! Tonight at eight?", 58],
-  [1, "I'm in 🙌", 57],
-  [2, "אני מביאה פיצה, מתאים לכולם?", 57],
-  [3, "今夜は映画ですね！", 55],
-  [4, "Can somebody bring the long HDMI cable?", 54],
-  [4, "Mine is 1 m and the projector hangs off the ceiling", 54],
-  [5, "سأحضر العصير والمكسرات", 50],
-  [0, "👍", 49],
-  [1, "Two films or one? https://example.org/programme?night=2&room=attic#tickets, have a look.", 44],
-  [1, "The first one is short", 43],
-  [2, "🍿🎬🎉", 42],
-  [3, "Line one\nLine two\n\n    indented, after a blank line", 40],
-  [4, "<img src=x onerror=alert(1)> <b>not bold</b>", 38],
-  [5, "averyveryveryveryveryveryveryveryveryveryveryveryveryveryveryverylongunbrokenwordthatmustwrap", 36],
-  [0, "Perfect. I made the playlist, link in a sec", 30],
-  [0, "https://music.example.com/playlists/2026/11/22/a-really-long-path-that-goes-on-and-on-and-on?x=1", 29],
-  [
-    1,
-    "So the plan: we meet at seven, eat at half past, film at eight, and whoever falls asleep first does the dishes. Any objections? Speak now or hold your plate for ever.",
-    25,
-  ],
-  [2, "none 😂", 24],
-  [3, "OK", 24],
-  [4, "हम आठ बजे तक पहुँच जाएँगे 🙏🏽", 20],
-  [5, "שלום Ana, see you at 8 ביי", 15],
-  [0, "👩‍👩‍👧‍👦", 14],
-  [1, "Who is bringing snacks 👀", 12],
-  [1, "Me! Also the projector.", 11],
-  [2, "מעולה", 9],
-  [3, "See you all tonight 💜", 8],
-  [4, "On my way", 5],
-  [5, "Same", 4],
-  [0, "Door's open", 2],
-  [1, "Two minutes", 1],
-  [1, "Parking…", 0],
-];
-
-const busy = await (async () => {
-  behind = 60 * MINUTE;
-  const people = await makeChat("Ana", "Jonas", "שירה", "田中さん", "Priya", "Yusuf al-Rahman Ibrahim");
-  for (const [author, text, minutesAgo] of TALK) {
-    const person = people[author];
-    if (person) await say(person, text, minutesAgo);
-  }
-  behind = 0;
-  for (const person of people.slice(0, 5)) await call("GET", `/${person.chat_id}`, person.session_token);
-  return people;
-})();
-
-/** Puts seats into the browser's storage, as if they had been taken there. */
-async function holdSeats(page: Page, sessions: readonly { session: Session; title: string; inviting?: boolean }[]) {
-  await page.goto(`${origin}/robots.txt`);
-  await page.evaluate((chats) => {
-    localStorage.clear();
-    sessionStorage.clear();
-    localStorage.setItem("watch-party name", "Ana");
-    for (const chat of chats) {
-      const value = JSON.stringify({ inviting: false, ...chat });
-      localStorage.setItem(`watch-party chat ${chat.session.chat_id}`, value);
-    }
-  }, sessions);
-}
-
-async function openBusy(page: Page, seat = 0): Promise<void> {
-  const session = busy[seat];
-  if (!session) throw new Error("Nobody sits there.");
-  await holdSeats(page, [{ session, title: "Jonas" }]);
-  await page.goto(`${origin}/${session.chat_id}`);
-  await page.locator(".message").nth(29).waitFor();
-}
-
-async function openNew(page: Page, people: [Session, ...Session[]]): Promise<void> {
-  const [session] = people;
-  await holdSeats(page, [{ session, title: "New chat", inviting: true }]);
-  await page.goto(`${origin}/${session.chat_id}`);
-  await page.waitForFunction(() => document.querySelector<HTMLInputElement>("#link")?.value);
-}
-
-const SCENES: Record<string, (page: Page) => Promise<void>> = {
-  async home(page) {
-    await holdSeats(page, []);
-    await page.goto(origin);
-  },
-  async "home-empty-name"(page) {
-    await holdSeats(page, []);
-    await page.goto(origin);
-    await page.fill("#name", "");
-    await page.click("#go");
-  },
-  async "home-chats"(page) {
-    const [other] = await makeChat("Ana", "Mia");
-    const [alone] = await makeChat("Ana");
-    await holdSeats(page, [
-      { session: busy[0], title: "Jonas, \u2068שירה\u2069 +3" },
-      { session: other, title: "Mia" },
-      { session: alone, title: "New chat, 21:05" },
-    ]);
-    await page.goto(origin);
-  },
-  async "home-notice"(page) {
-    await holdSeats(page, []);
-    await page.goto((await invite(busy[0])).magic_link.replace(local, origin));
-    await page.locator("#notice").filter({ hasText: "full" }).waitFor();
-  },
-  async join(page) {
-    const [creator] = await makeChat("Ana", "Jonas", "שירה");
-    await holdSeats(page, []);
-    const { invite_token } = await invite(creator);
-    await page.goto(`${origin}/${creator.chat_id}#invite=${invite_token}`);
-    await page.getByText("seats are free").waitFor();
-  },
-  async "join-taken"(page) {
-    await SCENES["join"]?.(page);
-    await page.fill("#name", "Jonas");
-    await page.click("#go");
-    await page.getByText("taken").waitFor();
-  },
-  async "new-chat"(page) {
-    await openNew(page, await makeChat("Ana"));
-  },
-  async "new-chat-talk"(page) {
-    const people = await makeChat("Ana", "Jonas", "Mia");
-    for (const person of people.slice(1)) await say(person, `Hello, ${person.username} here`);
-    await openNew(page, people);
-    await page.locator(".message").nth(1).waitFor();
-  },
-  async "empty-guest"(page) {
-    const [, guest] = await makeChat("Ana", "Jonas");
-    if (!guest) return;
-    await holdSeats(page, [{ session: guest, title: "Ana" }]);
-    await page.goto(`${origin}/${guest.chat_id}`);
-    await page.getByText("Nobody has written").waitFor();
-  },
-  async busy(page) {
-    await openBusy(page);
-  },
-  async "busy-top"(page) {
-    await openBusy(page, 1);
-    await page.evaluate(() => document.querySelector("#log")?.scrollTo(0, 0));
-  },
-  async pill(page) {
-    const people = await makeChat("Ana", "Jonas");
-    for (let n = 1; n < 25; n++) await say(people[n % 2] ?? people[0], `Message number ${n}`);
-    await holdSeats(page, [{ session: people[0], title: "Jonas" }]);
-    await page.goto(`${origin}/${people[0].chat_id}`);
-    await page.locator(".message").nth(23).waitFor();
-    await page.evaluate(() => document.querySelector("#log")?.scrollTo(0, 100));
-    for (let n = 0; n < 3; n++) await say(people[1] ?? people[0], "Something new");
-    await page.getByText("3 new messages").waitFor();
-  },
-  async invite(page) {
-    await openBusy(page);
-    await page.click("#inviteOpen");
-    await page.waitForFunction(() => document.querySelector<HTMLInputElement>("#link")?.value);
-    await page.click("#copy");
-  },
-  async "large-code"(page) {
-    await openBusy(page);
-    await page.click("#inviteOpen");
-    await page.waitForFunction(() => document.querySelector<HTMLInputElement>("#link")?.value);
-    await page.click("#code");
-  },
-  async people(page) {
-    await openBusy(page);
-    await page.click("#seats");
-  },
-  async "people-guest"(page) {
-    await openBusy(page, 1);
-    await page.click("#seats");
-  },
-  async remove(page) {
-    await openBusy(page);
-    await page.click("#seats");
-    await page.getByLabel("Remove Jonas").click();
-  },
-  async leave(page) {
-    await openBusy(page);
-    await page.click("#seats");
-    await page.click("#leave");
-  },
-  async api(page) {
-    await openBusy(page);
-    await page.click("#seats");
-    await page.click("#apiOpen");
-  },
-  async "api-token"(page) {
-    await SCENES["api"]?.(page);
-    await page.click("#tokenShow");
-    await page.getByText("Hide the token").waitFor();
-  },
-  async ended(page) {
-    const [creator, guest] = await makeChat("Ana", "Jonas");
-    if (!guest) return;
-    await holdSeats(page, [{ session: guest, title: "Ana" }]);
-    await page.goto(`${origin}/${guest.chat_id}`);
-    await page.fill("#message", "One more thing: thank you all, this was");
-    await call("DELETE", `/${creator.chat_id}`, creator.session_token);
-    await page.getByText("has ended").waitFor();
-  },
-  async sending(page) {
-    const people = await makeChat("Ana", "Jonas");
-    await say(people[1] ?? people[0], "Are you there?");
-    await holdSeats(page, [{ session: people[0], title: "Jonas" }]);
-    await page.goto(`${origin}/${people[0].chat_id}`);
-    await page.route("**/*", (route) => (route.request().method() === "POST" ? undefined : route.continue()));
-    for (const text of ["Yes!", "This one takes a while to go out, as the Wi-Fi in the attic is what it is", "🎉"]) {
-      await page.fill("#message", text);
-      await page.click("#send");
-    }
-    await page.waitForTimeout(700);
-  },
-  async failed(page) {
-    const people = await makeChat("Ana", "Jonas");
-    await say(people[1] ?? people[0], "Are you there?");
-    await holdSeats(page, [{ session: people[0], title: "Jonas" }]);
-    await page.goto(`${origin}/${people[0].chat_id}`);
-    await page.locator(".message").waitFor();
-    await page.context().setOffline(true);
-    for (const text of ["Yes! Give me five minutes", "🎉"]) {
-      await page.fill("#message", text);
-      await page.click("#send");
-      await page.getByText("Not sent.").last().waitFor();
-    }
-    await page.getByText("Connection lost").waitFor();
-  },
-  async counter(page) {
-    await openBusy(page);
-    await page.fill("#message", "To make it long: ".repeat(118));
-  },
-  async ending(page) {
-    behind = 5.8 * 60 * MINUTE;
-    const people = await makeChat("Ana", "Jonas");
-    behind = 0;
-    await say(people[1] ?? people[0], "Already so late?");
-    await holdSeats(page, [{ session: people[0], title: "Jonas" }]);
-    await page.goto(`${origin}/${people[0].chat_id}`);
-    await page.getByText("Go on in a new chat").waitFor();
-  },
-};
-
-async function takeAll(browser: Browser, screen: string, options: BrowserContextOptions, wanted: string) {
-  const context = await browser.newContext({ locale: "en-GB", reducedMotion: "reduce", ...options });
+/** A browser of its own for each picture, so that no scene finds what another has left behind. */
+async function take(browser: Browser, screen: string, scene: Scene | undefined, file: string): Promise<void> {
+  const context = await browser.newContext({ locale: "en-GB", reducedMotion: "reduce", ...SCREENS[screen] });
   context.setDefaultTimeout(8000);
-  for (const [name, scene] of Object.entries(SCENES)) {
-    if (!`${name} ${screen}`.includes(wanted)) continue;
-    const page = await context.newPage();
-    try {
-      await scene(page);
-      await page.waitForTimeout(100);
-      await page.screenshot({ path: `${FOLDER}${name}.${screen}.png` });
-    } catch (error) {
-      console.error(`${name}, ${screen}: ${String(error)}`);
-      process.exitCode = 1;
-    }
-    await context.setOffline(false);
-    await page.close();
+  const page = await context.newPage();
+  try {
+    await scene?.(page);
+    await page.waitForTimeout(100);
+    await page.screenshot({ path: file });
+  } catch (error) {
+    console.error(`${file}: ${String(error)}`);
+    process.exitCode = 1;
   }
   await context.close();
 }
 
-mkdirSync(FOLDER, { recursive: true });
 const browser = await launchBrowser();
+await openScenes();
 const [wanted = ""] = process.argv.slice(2);
-for (const [screen, options] of Object.entries(SCREENS)) await takeAll(browser, screen, options, wanted);
+if (wanted === "--readme") {
+  await take(browser, "desktop-light", openEvening, `${DOCS}chat.png`);
+  await take(browser, "phone-dark", openEvening, `${DOCS}chat-phone.png`);
+} else {
+  await takeAll(browser, wanted);
+}
 await browser.close();
-await app.stop();
+await closeScenes();
