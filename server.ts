@@ -291,14 +291,14 @@ function postMessage(call: Call, member: Member): Reply {
 }
 
 function leaveChat(call: Call, member: Member): Reply {
-  call.party.chats.free(member, "revoked_token");
+  call.party.chats.free([member], "revoked_token");
   return NO_CONTENT;
 }
 
 function removeMember(call: Call, creator: Member): Reply {
   const member = creator.chat.members.find(({ id }) => id === call.memberId);
   if (!member) throw new ApiError("not_found");
-  call.party.chats.free(member, "revoked_token");
+  call.party.chats.free([member], "revoked_token");
   return NO_CONTENT;
 }
 
@@ -583,7 +583,10 @@ export class Chats {
   readonly prefix: string;
   readonly #options: Options;
   readonly #chats = new Map<string, Chat>();
-  /** All seats. They last equally long, so the order of joining is the order of expiry: the first is due first. */
+  /**
+   * All seats. They last equally long, so the order of joining is the order of expiry: the first is due first.
+   * Only behind a clock that was set back a seat may be kept for that much longer; its token ends in time.
+   */
   readonly #seats = new Set<Member>();
   readonly #seatByKey = new Map<string, Member>();
   readonly #held = new Set<Waiter>();
@@ -653,7 +656,8 @@ export class Chats {
     chat.members.push(member);
     this.#seats.add(member);
     if (key !== undefined) this.#seatByKey.set(key, member);
-    this.#change(chat);
+    chat.cursor += 1;
+    this.#wake(chat);
     return member;
   }
 
@@ -680,7 +684,8 @@ export class Chats {
       setNewest(member.keys, key, { id, sentAt: now, digest: digest(text) }, LIMITS.keysPerSeat);
     }
     member.lastSeen = now;
-    this.#change(chat);
+    chat.cursor = id;
+    this.#wake(chat);
     return posted;
   }
 
@@ -692,15 +697,23 @@ export class Chats {
     return viewMessage(member, posted.id, text, posted.sentAt);
   }
 
-  /** Gives a seat up, and the chat with its last one. `why` is what the seat's own held polls are told. */
-  free(member: Member, why: "revoked_token" | "expired_token"): void {
-    const { chat } = member;
-    this.#forget(member);
-    chat.members.splice(chat.members.indexOf(member), 1);
-    if (chat.creator === member) chat.creator = undefined;
-    for (const waiter of chat.waiters) if (waiter.member === member) this.#finish(waiter, why);
-    if (chat.members.length === 0) this.end(chat);
-    else this.#change(chat);
+  /**
+   * Gives seats up, and a chat with its last one; `why` is what their own held polls are told. All go before
+   * the others are told: who is due together with somebody must not be shown as a member once more.
+   */
+  free(members: Member[], why: "revoked_token" | "expired_token"): void {
+    for (const member of members) {
+      const { chat } = member;
+      this.#forget(member);
+      chat.members.splice(chat.members.indexOf(member), 1);
+      if (chat.creator === member) chat.creator = undefined;
+      chat.cursor += 1;
+      for (const waiter of chat.waiters) if (waiter.member === member) this.#finish(waiter, why);
+    }
+    for (const { chat } of members) {
+      if (chat.members.length === 0) this.end(chat);
+      else this.#wake(chat);
+    }
   }
 
   /** Ends a chat for everybody in it. */
@@ -716,9 +729,8 @@ export class Chats {
     if (this.#seatByKey.get(key) === member) this.#seatByKey.delete(key);
   }
 
-  /** Something a reader can see has changed. */
-  #change(chat: Chat): void {
-    chat.cursor += 1;
+  /** Answers who waits for something to change. */
+  #wake(chat: Chat): void {
     for (const waiter of chat.waiters) this.#finish(waiter, "answer");
   }
 
@@ -760,10 +772,12 @@ export class Chats {
 
   /** Frees the seats whose session is over. Called before every request, so it must cost nothing where none is. */
   expire(now: number): void {
+    const due: Member[] = [];
     for (const member of this.#seats) {
-      if (now < member.expiresAt) return;
-      this.free(member, "expired_token");
+      if (now < member.expiresAt) break;
+      due.push(member);
     }
+    this.free(due, "expired_token");
   }
 
   /** Ends what is due: sessions, and the polls whose time is up. Looking at 60,000 polls takes a millisecond. */
@@ -1076,7 +1090,9 @@ function logWhenDone({ method, path }: Call, res: ServerResponse, log: (line: st
   const start = performance.now();
   res.once("close", () => {
     const status = res.headersSent ? res.statusCode : "gone";
-    log(`${iso(Date.now())} ${method} ${path} ${status} ${(performance.now() - start).toFixed(1)} ms`);
+    // Some programs encode the # of a link, and its token arrives in the path.
+    const shown = path.replace(/[\w-]{30}\.[\w-]{43}/g, "<token>");
+    log(`${iso(Date.now())} ${method} ${shown} ${status} ${(performance.now() - start).toFixed(1)} ms`);
   });
 }
 

@@ -39,7 +39,7 @@ interface Cable {
   /** Ends all connections, and refuses new ones. */
   cut(): void;
   mend(): void;
-  /** Cuts as soon as the server answers a POST, whose answer is lost. */
+  /** Cuts as soon as the server has taken a POST; its answer is lost. */
   cutAtAnswer(): void;
   /** What is held now gets no answer any more, and nobody is told: the connections of a computer that slept. */
   deaden(): void;
@@ -49,6 +49,7 @@ async function layCable(t: TestContext, party: Party): Promise<Cable> {
   const port = Number(new URL(party.origin).port);
   let isCut = false;
   let loses = false;
+  let isPosting = false;
   const held = new Set<Socket>();
   const sockets = new Set<Socket>();
   const cut = () => {
@@ -61,13 +62,17 @@ async function layCable(t: TestContext, party: Party): Promise<Cable> {
       return;
     }
     const far = connect(port, "127.0.0.1");
-    let isPost = false;
     near.on("data", (chunk) => {
-      isPost = chunk.includes("POST /");
+      if (loses) isPosting ||= chunk.includes("POST /");
       if (chunk.includes("&wait=25")) held.add(far);
       far.write(chunk);
     });
-    far.on("data", (chunk) => (loses && isPost ? cut() : near.write(chunk)));
+    far.on("data", (chunk) => {
+      held.delete(far);
+      // Be it an answer to the POST, or to a poll that tells of what was posted.
+      if (isPosting) cut();
+      else near.write(chunk);
+    });
     for (const [socket, other] of [[near, far] as const, [far, near] as const]) {
       sockets.add(socket);
       socket.on("error", () => undefined);
@@ -88,7 +93,7 @@ async function layCable(t: TestContext, party: Party): Promise<Cable> {
     origin: `http://party.test:${address.port}`,
     cut,
     mend: () => {
-      isCut = loses = false;
+      isCut = loses = isPosting = false;
     },
     cutAtAnswer: () => {
       loses = true;
@@ -119,6 +124,14 @@ async function anaBehindCable(
 async function texts(party: Party, { chat_id, session_token }: Session): Promise<string[]> {
   const { messages } = await call<{ messages: MessageView[] }>(party, "GET", `/${chat_id}`, session_token);
   return messages.map(({ text }) => text);
+}
+
+/** Waits until the server holds that many polls. */
+async function holds(party: Party, count: number): Promise<void> {
+  for (let tries = 0; party.app.chats.waiting !== count; tries++) {
+    assert.ok(tries < 300, `${party.app.chats.waiting} polls are held, not ${count}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
 }
 
 const banner = (page: Page) => page.getByRole("status").filter({ hasText: "Connection lost" });
@@ -171,7 +184,7 @@ test("a computer that slept for an hour listens anew, and asks before it sends w
   await reads(page, "meanwhile", "before the nap");
 
   // As above, but nothing has said that the connection is dead.
-  await page.waitForTimeout(100);
+  await holds(party, 1);
   cable.deaden();
   await sayByScript(party, jonas, "good morning");
   await page.clock.fastForward(3600_000);
@@ -186,6 +199,7 @@ test("a poll without an answer is given up after 35 seconds", async (t) => {
       AbortSignal.timeout = (ms) => timeout(ms === 35_000 ? 700 : ms);
     }),
   );
+  await holds(party, 1);
   cable.deaden();
   await sayByScript(party, jonas, "still there?");
   await reads(page, "still there?");
@@ -220,10 +234,10 @@ test("who is asked to come back later comes back later, and says nothing of it",
     const json = { error: busy ? "rate_limited" : "stopping", message: "Later." };
     await route.fulfill({ status: busy ? 429 : 503, headers, json });
   });
-  const start = Date.now();
+  const before = Date.now();
   await say(page, "patience");
   await reads(page, "patience");
-  assert.ok(Date.now() - start >= 2000, "twice a second");
+  assert.ok(Date.now() - before >= 2000, "twice a second");
   assert.equal(await page.locator("#banner").textContent(), "");
   busy = 1;
   await page.evaluate(() => dispatchEvent(new Event("online")));
@@ -242,14 +256,6 @@ async function show(page: Page, visible: boolean): Promise<void> {
     Object.defineProperty(document, "visibilityState", { value: hidden ? "hidden" : "visible", configurable: true });
     document.dispatchEvent(new Event("visibilitychange"));
   }, !visible);
-}
-
-/** Waits until the server holds that many polls. */
-async function holds(party: Party, count: number): Promise<void> {
-  for (let tries = 0; party.app.chats.waiting !== count; tries++) {
-    assert.ok(tries < 300, `${party.app.chats.waiting} polls are held, not ${count}`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
 }
 
 test("a frozen tab's dead connection is replaced as soon as it is looked at", async (t) => {
@@ -320,10 +326,13 @@ test("where storage is forbidden, a chat works for as long as its tab, which say
   const party = await startParty(t);
   const { page, context } = await newPerson(t, browser);
   await context.addInitScript(() => {
-    const refuse = () => {
-      throw new DOMException("Access is denied for this document.", "SecurityError");
-    };
-    for (const area of ["localStorage", "sessionStorage"]) Object.defineProperty(window, area, { get: refuse });
+    for (const area of ["localStorage", "sessionStorage"]) {
+      Object.defineProperty(window, area, {
+        get() {
+          throw new DOMException("Access is denied for this document.", "SecurityError");
+        },
+      });
+    }
   });
   let lost = 0;
   await page.route("**/create", async (route) => {

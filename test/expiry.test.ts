@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import test from "node:test";
-import { assertError, at, HOUR, Member, MINUTE, sessionOf, startServer } from "./helpers.ts";
+import { assertError, at, HOUR, Member, MINUTE, pollOf, sessionOf, startServer } from "./helpers.ts";
 
 test("a session is good for six hours and not a millisecond longer", async (t) => {
   const server = await startServer(t);
@@ -130,4 +130,20 @@ test("leaving or ending a chat before its time leaves nothing to expire later", 
   assert.equal((await ana.read()).members.length, 1);
   server.pass(1);
   assert.equal(server.app.chats.size, 0);
+});
+
+test("sessions that end together are all told so, and nobody is shown one of them", async (t) => {
+  const server = await startServer(t);
+  const [ana, ben] = await server.party("Ana", "Ben");
+  server.clock.advance(HOUR);
+  const cleo = sessionOf(await server.join(ana.chatId, { invite_token: await ana.inviteToken(), username: "Cleo" }));
+  const held = [await ana.hold(), await ben.hold()];
+  const stays = await server.hold(`/${ana.chatId}?since=latest&wait=50`, { token: cleo.session_token });
+  server.clock.ms = Date.parse(ana.session.expires_at);
+  server.app.sweep();
+  for (const { answer } of held) assertError(await answer, "expired_token");
+  assert.deepEqual(
+    pollOf(await stays.answer).members.map(({ username }) => username),
+    ["Cleo"],
+  );
 });

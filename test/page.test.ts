@@ -76,6 +76,8 @@ test("two people talk both ways; a reload, a new tab and home's list bring them 
   await reads(ana.page, "Hello from Jonas", "Hello from Ana", "Back");
   await again.goBack();
   await again.getByRole("heading", { name: "Your chats" }).waitFor();
+  await again.goForward();
+  await reads(again, "Hello from Jonas", "Hello from Ana", "Back");
 });
 
 test("the invitation stays while others come and write, until its maker writes", async (t) => {
@@ -260,25 +262,80 @@ test("two chats in two tabs, each with its own name", async (t) => {
   assert.ok(link);
 });
 
-test("an answer lost on bad Wi-Fi makes no second chat", async (t) => {
-  const party = await startParty(t);
-  const { page } = await newPerson(t, browser);
-  await page.goto(party.origin);
-  await page.getByLabel("Your name").fill("Ana");
+/** Lets the next request to an address of that kind reach the server, and loses its answer. */
+async function loseAnswer(page: Page, address: string): Promise<void> {
   await page.route(
-    "**/create",
+    address,
     async (route) => {
       await route.fetch({ url: route.request().url().replace("party.test", "127.0.0.1") });
       await route.abort();
     },
     { times: 1 },
   );
+}
+
+test("an answer lost on bad Wi-Fi makes no second chat, and takes no second seat", async (t) => {
+  const party = await startParty(t);
+  const { page } = await newPerson(t, browser);
+  await page.goto(party.origin);
+  await page.getByLabel("Your name").fill("Ana");
+  await loseAnswer(page, "**/create");
   await page.getByRole("button", { name: "Start a chat" }).click();
   await page.getByRole("status").filter({ hasText: "cannot be reached" }).waitFor();
   await page.reload();
   await page.getByRole("button", { name: "Start a chat" }).click();
-  await invitation(page);
+  const link = await invitation(page);
   assert.equal(party.app.chats.size, 1);
+
+  const guest = (await newPerson(t, browser)).page;
+  await guest.goto(link);
+  await guest.getByLabel("Your name").fill("Jonas");
+  await loseAnswer(guest, "**/join");
+  await guest.getByRole("button", { name: "Join" }).click();
+  await guest.getByRole("status").filter({ hasText: "cannot be reached" }).waitFor();
+  await guest.getByRole("button", { name: "Join" }).click();
+  await isIn(guest);
+  await page.getByText("2 of 6 here").waitFor();
+});
+
+test("the page is one request of at most 20,000 bytes, and without JavaScript it says what is needed", async (t) => {
+  const party = await startParty(t);
+  const { page } = await newPerson(t, browser);
+  const requests: string[] = [];
+  page.on("request", (request) => requests.push(new URL(request.url()).pathname));
+  await page.goto(party.origin);
+  await page.waitForLoadState("networkidle");
+  assert.deepEqual(requests, ["/"]);
+  const headers = { Accept: "text/html", "Accept-Encoding": "gzip" };
+  const reply = await fetch(party.origin.replace("party.test", "127.0.0.1"), { headers });
+  assert.equal(reply.headers.get("Content-Encoding"), "gzip");
+  const size = Number(reply.headers.get("Content-Length"));
+  assert.ok(size > 10_000 && size <= 20_000, `${size} bytes`);
+
+  const plain = await newPerson(t, browser, { javaScriptEnabled: false });
+  await plain.page.goto(party.origin);
+  await plain.page.locator("noscript p").waitFor();
+});
+
+test("where nothing can be copied, the link is selected, and it is said what is left to do", async (t) => {
+  const party = await startParty(t);
+  for (const [options, advice] of [
+    [{}, /^Press (Ctrl\+|⌘)C$/],
+    [PHONE, /^Hold the link to copy$/],
+  ] as const) {
+    const { page } = await newPerson(t, browser, options);
+    const link = await start(page, party);
+    await page.evaluate(() => {
+      document.execCommand = () => false;
+    });
+    await page.getByRole("button", { name: "Copy" }).click();
+    await page.getByRole("status").filter({ hasText: advice }).waitFor();
+    const selected = await page.evaluate(() => {
+      const field = document.activeElement;
+      return field instanceof HTMLInputElement && field.value.slice(field.selectionStart ?? 0, field.selectionEnd ?? 0);
+    });
+    assert.equal(selected, link);
+  }
 });
 
 // ---------------------------------------------------------------------------------------------------------
@@ -295,6 +352,9 @@ test("Enter sends, Shift+Enter breaks the line, Ctrl+Enter sends, an IME's Enter
   await box.fill("three");
   await box.press("Control+Enter");
   await reads(page, "one\ntwo", "three");
+  await box.fill("and by a Mac");
+  await box.press("Meta+Enter");
+  await reads(page, "one\ntwo", "three", "and by a Mac");
   await box.fill("かな");
   for (const how of [{ isComposing: true }, { keyCode: 229 }]) {
     await box.dispatchEvent("keydown", { key: "Enter", ...how });
@@ -304,7 +364,7 @@ test("Enter sends, Shift+Enter breaks the line, Ctrl+Enter sends, an IME's Enter
   await box.press("Enter");
   await box.fill("four");
   await box.press("Enter");
-  await reads(page, "one\ntwo", "three", "four");
+  await reads(page, "one\ntwo", "three", "and by a Mac", "four");
 });
 
 test("on a touch screen Enter breaks the line, and the button sends and keeps the keyboard up", async (t) => {
@@ -438,6 +498,39 @@ test("what failed more than ten minutes ago is asked about, and can be deleted",
   await page.getByRole("button", { name: "Send again?" }).click();
   await reads(page, "old b");
   assert.equal(await page.evaluate(() => Object.keys(localStorage).filter((key) => key.includes("unsent")).length), 0);
+});
+
+test("a chat's name has room on a phone, loses the end of what is too long, and gives way on the narrowest", async (t) => {
+  const { page, link, party } = await anaAndJonas(t, browser, { ...PHONE, viewport: { width: 390, height: 700 } });
+  await joinByScript(party, link, "שירה");
+  for (const name of ["Mia", "Noa", "Pia"]) await joinByScript(party, link, name);
+  await page.waitForFunction(() => document.title.includes("+3"));
+  const names = page.locator("#title bdi");
+  assert.deepEqual(await names.allTextContents(), ["Jonas", "שירה", ""]);
+  const isWhole = await names.evaluateAll((all) => all.every((name) => name.scrollWidth <= name.clientWidth + 1));
+  assert.ok(isWhole, "there is room for both");
+  // A right-to-left name is cut on the left, where its end is.
+  assert.equal(await names.nth(1).evaluate((name) => getComputedStyle(name).direction), "rtl");
+  await page.setViewportSize({ width: 340, height: 700 });
+  assert.equal((await page.locator("#title").boundingBox())?.width, 1);
+  await page.getByRole("heading", { name: /^Jonas ?, שירה ?\+3$/ }).waitFor();
+});
+
+function animations(page: Page): Promise<string[]> {
+  const messages = page.locator(".message");
+  return messages.evaluateAll((items) => items.map((item) => getComputedStyle(item).animationName));
+}
+
+test("what others write rises into its place, what oneself writes is there, and nothing moves unwanted", async (t) => {
+  const { party, page, link, jonas } = await anaAndJonas(t, browser);
+  const moving = (await newPerson(t, browser, { reducedMotion: "no-preference" })).page;
+  await join(moving, link, "Mia");
+  await sayByScript(party, jonas, "one");
+  await reads(moving, "one");
+  await say(moving, "two");
+  for (const one of [page, moving]) await reads(one, "one", "two");
+  assert.deepEqual(await animations(page), ["none", "none"]);
+  assert.deepEqual(await animations(moving), ["appear", "none"]);
 });
 
 test("hostile text and names are only text, and links only lead where they say", async (t) => {
@@ -617,6 +710,16 @@ test("removing somebody stops the old link first, shows a new one, and tells the
   assert.equal(await mia.locator("#chats li").count(), 0);
 });
 
+test("removing somebody without the tick leaves the link as it is", async (t) => {
+  const { party, page, link } = await anaAndJonas(t, browser);
+  await openPeople(page);
+  await page.getByRole("button", { name: "Remove Jonas" }).click();
+  await page.getByLabel("Also stop the old invitation link").uncheck();
+  await page.getByRole("button", { name: "Remove", exact: true }).click();
+  await page.getByText("Jonas left").waitFor();
+  await joinByScript(party, link, "Jonas");
+});
+
 test("a new link revokes the old one", async (t) => {
   const { party, page, link } = await anaAndJonas(t, browser);
   await page.getByRole("button", { name: "Make a new link" }).click();
@@ -774,4 +877,66 @@ test("a whole chat by keyboard alone", async (t) => {
   await tabTo(page, "questionYes");
   await page.keyboard.press("Enter");
   await notice(page, /You have left/);
+});
+
+test("every dialog by keyboard alone, and the focus is back where it was", async (t) => {
+  const { party, page, jonas, link } = await anaAndJonas(t, browser);
+  const opens = async (from: string, dialog: string) => {
+    await page.keyboard.press("Enter");
+    await page.getByRole("dialog", { name: dialog }).waitFor();
+    return async () => {
+      await page.keyboard.press("Escape");
+      assert.equal(await page.evaluate(() => document.activeElement?.id), from);
+    };
+  };
+  await page.keyboard.type("Hello");
+  await page.keyboard.press("Enter");
+  await tabTo(page, "inviteOpen");
+  const closeInvitation = await opens("inviteOpen", "Invite people");
+  await tabTo(page, "copy");
+  await page.keyboard.press("Enter");
+  await page.getByText("Copied").waitFor();
+  await tabTo(page, "renew");
+  await page.keyboard.press("Enter");
+  await page.getByText("The old one no longer works").waitFor();
+  await assert.rejects(joinByScript(party, link, "Mia"));
+  await tabTo(page, "code");
+  await (
+    await opens("code", "QR code of the invitation")
+  )();
+  await closeInvitation();
+
+  await tabTo(page, "seats", "Shift+Tab");
+  const closePeople = await opens("seats", "People");
+  await tabTo(page, "sound");
+  await page.keyboard.press("Space");
+  assert.equal(await page.getByLabel("Sound for new messages").isChecked(), true);
+  await tabTo(page, "apiOpen");
+  const closeApi = await opens("apiOpen", "Use the API");
+  await tabTo(page, "tokenShow");
+  await page.keyboard.press("Enter");
+  await page.getByRole("button", { name: "Hide the token" }).waitFor();
+  await closeApi();
+  await tabTo(page, "end");
+  await (
+    await opens("end", "End this chat?")
+  )();
+  await closePeople();
+
+  // What is written above can be read without a mouse, and what failed be sent again.
+  await tabTo(page, "log");
+  for (let number = 0; number < 20; number++) await sayByScript(party, jonas, `number ${number}`);
+  await page.getByText("number 19").waitFor();
+  await page.keyboard.press("Home");
+  await page.waitForFunction(() => document.querySelector("#log")?.scrollTop === 0);
+  await page.route(`**/${jonas.chat_id}`, (route) => route.abort());
+  await tabTo(page, "message");
+  await page.keyboard.type("Bye");
+  await page.keyboard.press("Enter");
+  await page.getByText("Not sent.").waitFor();
+  await page.unroute(`**/${jonas.chat_id}`);
+  await page.keyboard.press("Shift+Tab");
+  await page.keyboard.press("Shift+Tab");
+  await page.keyboard.press("Enter");
+  await page.getByText("Not sent.").waitFor({ state: "hidden" });
 });

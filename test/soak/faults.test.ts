@@ -183,6 +183,7 @@ class Talk {
 class Clients {
   readonly #port: number;
   readonly #agent = new Agent({ keepAlive: true });
+  #isClosed = false;
   failures = 0;
   repeats = 0;
 
@@ -191,7 +192,9 @@ class Clients {
     t.after(() => this.close());
   }
 
+  /** Nobody tries any further: a test that has failed must end. */
   close(): void {
+    this.#isClosed = true;
     this.#agent.destroy();
   }
 
@@ -208,7 +211,7 @@ class Clients {
         if (reply.status === 200 && method === "POST") this.repeats += 1;
         return { reply, tries };
       } catch (error) {
-        if (error instanceof assert.AssertionError) throw error;
+        if (error instanceof assert.AssertionError || this.#isClosed) throw error;
         this.failures += 1;
       }
     }
@@ -242,8 +245,16 @@ test("on a bad network nothing that was answered is lost, doubled or out of orde
   assert.ok(cuts >= 1_000, `only ${cuts} cuts`);
   for (const [what, count] of Object.entries(done)) assert.ok(count >= 50, `hardly ever ${what}`);
   assert.ok(repeats > 0 && doubled > 0 && cases > 0, "the faults have shown something");
+
+  // At the end all go while they wait.
+  const left = talks.flatMap(({ id, people }) =>
+    people.map(({ session_token: token }) => clients.once("GET", `/${id}?since=latest&wait=50`, { token })),
+  );
+  const gone = Promise.allSettled(left);
+  await until(() => server.app.chats.waiting >= CHATS, "polls to be held");
   clients.close();
   proxy.stop();
+  await gone;
   await until(() => server.app.chats.waiting === 0, "those who have gone to be forgotten");
 });
 
