@@ -274,7 +274,7 @@ function readMessages(call: Call, member: Member): Reply | Waiter {
   const wait = readNumber(query, "wait", LIMITS.waitSeconds, "invalid_wait");
   if (call.method === "HEAD") return pollReply(member, since, call.now, false);
   member.lastSeen = call.now;
-  if (wait === 0 || since !== cursor) return pollReply(member, since, call.now, false);
+  if (wait === 0 || since !== cursor || HOLDING.has(call.socket)) return pollReply(member, since, call.now, false);
   const browser = /^[A-Za-z0-9_-]{1,64}$/.exec(query.get("browser") ?? "")?.[0] ?? "";
   const waiter = { member, since, wait, heldAt: call.now, browser, visible: query.get("visible") === "1" };
   return call.party.chats.hold(waiter) ? waiter : pollReply(member, since, call.now, true);
@@ -892,10 +892,17 @@ const segmenter = new Intl.Segmenter();
  */
 export function cleanText(raw: unknown): string {
   if (typeof raw !== "string") throw new ApiError("invalid_text");
-  const text = withoutControls(raw).normalize("NFC").replace(OUTER_SPACE, "");
+  const cleaned = withoutControls(raw);
+  const text = (HEAPED.test(cleaned) ? cleaned : cleaned.normalize("NFC")).replace(OUTER_SPACE, "");
   if (!fits(text, LIMITS.messageGraphemes, LIMITS.messageBytes)) throw new ApiError("invalid_text");
   return text;
 }
+
+/**
+ * Far more marks in a row than any text has. Bringing them into order takes the square of their number, a second
+ * for 32 KiB; so such a text stays as it came (UAX #15 draws this line at 30, in its Stream-Safe Text Format).
+ */
+const HEAPED = /\p{M}{64}/u;
 
 /**
  * A name as it will be shown: as a message, but in one line, without bidi controls and stray joiners.
@@ -908,6 +915,8 @@ export function cleanUsername(raw: unknown): string {
   const joined = ` ${spaced} `.replace(/[\u200c\u200d\p{White_Space}]+/gu, (run) =>
     /\p{White_Space}/u.test(run) ? " " : run,
   );
+  // Before normalising, which takes the square of the number of marks in a row.
+  if (STACKED.test(joined)) throw new ApiError("invalid_username");
   const name = joined.trim().normalize("NFC");
   const visible = /[^\p{White_Space}\p{Default_Ignorable_Code_Point}\p{Cf}\u2800]/u.test(name);
   const isFine = visible && fits(name, LIMITS.usernameGraphemes, LIMITS.usernameBytes);
@@ -1174,8 +1183,18 @@ function hold(waiter: Waiter, call: Call, res: ServerResponse): void {
       return pollReply(waiter.member, waiter.since, options.now(), end === "retry");
     });
   };
-  res.once("close", () => chats.release(waiter));
+  HOLDING.add(call.socket);
+  res.once("close", () => {
+    HOLDING.delete(call.socket);
+    chats.release(waiter);
+  });
 }
+
+/**
+ * The connections with a held poll. A second one pipelined behind it could not be answered before it, and without
+ * a limit one connection would hold as many as it can send, at 3 kB each; so it is answered at once.
+ */
+const HOLDING = new WeakSet<Socket>();
 
 function send({ status, headers, body }: Reply, call: Call, res: ServerResponse): void {
   if (res.destroyed) return;
@@ -1384,8 +1403,8 @@ function readSettings(flags: ReturnType<typeof readFlags>, env: NodeJS.ProcessEn
 /** Runs the program: reads flags, listens, prints where, stops on a signal. What fails is told in one line. */
 export async function main(argv: string[], env: NodeJS.ProcessEnv): Promise<void> {
   // A reader of our output who leaves, or a full disk under it, is no reason to stop.
-  process.stdout.on("error", () => {});
-  process.stderr.on("error", () => {});
+  process.stdout.on("error", ignore);
+  process.stderr.on("error", ignore);
   let isUsageRead = false;
   try {
     const flags = readFlags(argv);
@@ -1400,6 +1419,8 @@ export async function main(argv: string[], env: NodeJS.ProcessEnv): Promise<void
     process.exitCode = isUsageRead ? 1 : 2;
   }
 }
+
+function ignore(): void {}
 
 function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
@@ -1419,8 +1440,10 @@ async function runServer(settings: Settings): Promise<void> {
   }
   process.stdout.write(banner(settings, await listen(app.server, settings), addresses));
   setInterval(() => app.sweep(), 250);
-  // A laptop changes its network; links made afterwards must lead to its new address.
-  setInterval(() => void findLanAddresses().then((found) => (addresses = found)), 10 * SECOND);
+  // A laptop changes its network; links made afterwards must lead to its new address. Out of file descriptors
+  // nothing is found, and the last ones stay.
+  const refresh = (): void => void findLanAddresses().then((found) => (addresses = found), ignore);
+  setInterval(refresh, 10 * SECOND);
 }
 
 /** @throws Error where the files cannot be read or are not what they should be */
@@ -1451,7 +1474,7 @@ async function listen(server: http.Server, { port, host }: Settings): Promise<nu
     }
   }
   // Too many open files is said here: those who are connected stay, and the next may find room again.
-  server.on("error", () => {});
+  server.on("error", ignore);
   const address = server.address();
   return typeof address === "object" && address !== null ? address.port : 0;
 }

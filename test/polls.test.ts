@@ -15,6 +15,7 @@ import {
   sessionOf,
   startServer,
   until,
+  Wire,
 } from "./helpers.ts";
 
 test("a held poll is woken by a message, and carries it", async (t) => {
@@ -357,4 +358,17 @@ test("a poll that need not be held carries no retry_in, though four are held", a
     assert.equal("retry_in" in (await ana.read(query)), false, query);
   }
   assert.equal(server.app.chats.waiting, 4);
+});
+
+test("of polls pipelined on one connection one is held, and those behind it are answered after it", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const wire = await Wire.open(t, server.port);
+  const poll = `GET /${ana.chatId}?since=latest&wait=50 HTTP/1.1\r\nHost: x\r\nAuthorization: ${ana.token}\r\n\r\n`;
+  wire.write(poll.repeat(10));
+  await until(() => server.app.chats.waiting > 0, "the first to be held");
+  assert.equal((await server.send("GET", "/healthz")).status, 200);
+  assert.equal(server.app.chats.waiting, 1);
+  await ana.say("news");
+  await wire.waitFor(/^(?:HTTP[^]*?expires_at[^]*?){10}$/);
 });

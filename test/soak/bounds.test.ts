@@ -104,24 +104,27 @@ test("one connection cannot have more polls held than one, however many it sends
   t.diagnostic(`${most} polls held`);
   assert.ok(most >= 1 && most <= 100, `${most} polls are held for one connection`);
   socket.destroy();
+  // Whoever sends more than is read is not seen to leave; then the poll's own end is the end.
+  server.pass(50 * SECOND);
   await until(() => server.app.chats.waiting === 0, "the polls to be forgotten");
 });
+
+async function newChat(line: Line): Promise<[path: string, token: string]> {
+  const made = record((await line.ask("POST", "/create")).body);
+  return [`/${stringOf(made, "chat_id")}`, stringOf(made, "session_token")];
+}
 
 test("one chat at full speed is no other's delay", { timeout: 60_000 }, async (t) => {
   const child = await Child.start(t, { rateLimit: false });
   const lines = await Promise.all(Array.from({ length: 10 }, () => Line.open(child.port)));
   const [first, second, ...noisy] = lines;
   assert.ok(first && second);
-  const newChat = async (line: Line): Promise<[string, string]> => {
-    const made = record((await line.ask("POST", "/create")).body);
-    return [`/${stringOf(made, "chat_id")}`, stringOf(made, "session_token")];
-  };
   const [noise, loud] = await newChat(first);
   const [quiet, token] = await newChat(first);
-  let isOver = false;
+  const over = new AbortController();
   let shouts = 0;
   const shout = async (line: Line, index: number): Promise<void> => {
-    while (!isOver) {
+    while (!over.signal.aborted) {
       if (index < 4) await line.ask("GET", `${noise}?since=latest&wait=50`, { token: loud });
       else await line.ask("POST", noise, { token: loud, body: { text: FATTEST } });
       shouts += 1;
@@ -137,11 +140,11 @@ test("one chat at full speed is no other's delay", { timeout: 60_000 }, async (t
     await held;
     delays.push(performance.now() - begun);
   }
-  const [median = NaN, worst = NaN] = [delays.toSorted((a, b) => a - b)[50], Math.max(...delays)];
+  const [median = NaN, worst = NaN] = [50, 99].map((index) => delays.toSorted((a, b) => a - b)[index]);
   t.diagnostic(JSON.stringify({ shouts, "median ms": Math.round(median), "worst ms": Math.round(worst) }));
   assert.ok(shouts > 1_000);
   assert.ok(median < 100 && worst < SECOND, `median ${median} ms, worst ${worst} ms`);
-  isOver = true;
+  over.abort();
   // Whoever still listens hears one more.
   await first.ask("POST", noise, { token: loud, body: { text: "enough" } });
   await Promise.all(shouting);

@@ -8,7 +8,7 @@ import { monitorEventLoopDelay } from "node:perf_hooks";
 import type { TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
 import { type App, createApp } from "../../server.ts";
-import { portOf, record, SECOND, stringOf } from "../helpers.ts";
+import { portOf, record, SECOND } from "../helpers.ts";
 import { usedHeap } from "./tools.ts";
 
 /** What the child's server may be told beyond the defaults; times in milliseconds. */
@@ -125,4 +125,4 @@ function countConnections({ server }: App): Promise<number> {
   });
 }
 
-if (import.meta.main) await serve(JSON.parse(stringOf({ ...process.argv }, "2")));
+if (import.meta.main) await serve(JSON.parse(process.argv[2] ?? "{}"));
