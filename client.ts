@@ -1641,6 +1641,8 @@ function showLargeCode(): void {
 let stuck = true;
 
 function isNearEnd(): boolean {
+  // To measure an empty log would only make the browser lay the page out before it has to.
+  if (!ui.list.hasChildNodes()) return true;
   const { scrollHeight, scrollTop, clientHeight } = ui.log;
   return scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
 }
@@ -1673,7 +1675,7 @@ function linkNote(live: Live): string {
 }
 
 function scrollToEnd(): void {
-  ui.log.scrollTop = ui.log.scrollHeight;
+  if (ui.list.hasChildNodes()) ui.log.scrollTop = ui.log.scrollHeight;
 }
 
 /** The items from the top of what is read on, with their places in the list. */
