@@ -585,14 +585,14 @@ export function nameError(name: string): string {
   return length > NAME_GRAPHEMES ? `Please shorten the name: ${NAME_GRAPHEMES} characters at most.` : "";
 }
 
+const TONE = "[\\u{1f3fb}-\\u{1f3ff}]";
+const SIGN = `(?!\\p{RI})(?:\\p{Emoji_Presentation}|\\p{Extended_Pictographic}(?=[\\ufe0f\\u200d]|${TONE}))\\ufe0f?${TONE}?`;
+const JOINED = `(?:\\u200d\\p{Extended_Pictographic}\\ufe0f?${TONE}?)*`;
 /**
  * One emoji by the grammar of UTS #51: a flag of two letters, a keycap, or a sign with its skin tone, what is
  * joined to it, and the tags of a flag. `\p{RGI_Emoji}` says it in a word, but blocks Chromium for 35 ms at its
  * first use, which a phone feels.
  */
-const TONE = "[\\u{1f3fb}-\\u{1f3ff}]";
-const SIGN = `(?!\\p{RI})(?:\\p{Emoji_Presentation}|\\p{Extended_Pictographic}(?=[\\ufe0f\\u200d]|${TONE}))\\ufe0f?${TONE}?`;
-const JOINED = `(?:\\u200d\\p{Extended_Pictographic}\\ufe0f?${TONE}?)*`;
 const EMOJI = `(?:\\p{RI}{2}|[#*\\d]\\ufe0f\\u20e3|${SIGN}${JOINED}(?:[\\u{e0020}-\\u{e007e}]+\\u{e007f})?)`;
 const EMOJI_ONLY = new RegExp(`^(?:${EMOJI}\\s*){1,3}$`, "u");
 

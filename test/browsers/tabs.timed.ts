@@ -19,8 +19,9 @@ const HELD = 4;
 /** "At once", with two cores that twelve tabs share. */
 const AT_ONCE_MS = 200;
 /** How soon a tab that comes to the front has its poll held. */
-const SETTLED_MS = 500;
 const RENEWED_MS = 500;
+/** A rush is over when no further poll has come for this long. */
+const SETTLED_MS = 500;
 
 let browser: Browser;
 before(async () => {
