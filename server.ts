@@ -7,12 +7,12 @@
  *   GET    /:chat_id/invite                  looks at an invitation without using it (invite token)
  *   DELETE /:chat_id/invite                  revokes every magic link made so far (creator)
  *   POST   /:chat_id/join                    takes a free seat (invite token)
- *   GET    /:chat_id                         messages since a cursor; waits for news if asked to (member)
+ *   GET    /:chat_id                         messages since a cursor; waits for news if asked to, or streams (member)
  *   POST   /:chat_id                         says something (member)
  *   POST   /:chat_id/leave                   gives the seat back (member)
  *   DELETE /:chat_id/members/:member_id      takes a seat back (creator)
  *   DELETE /:chat_id                         ends the chat (creator)
- *   GET    /openapi.json, /healthz, /robots.txt
+ *   GET    /openapi.json, /healthz, /robots.txt, and /metrics with --metrics
  *
  * What it promises (test/promises.test.ts holds it to each by its number):
  *
@@ -40,8 +40,9 @@ import { readFileSync } from "node:fs";
 import * as http from "node:http";
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
 import * as https from "node:https";
-import { type Socket, isIP, isIPv6 } from "node:net";
+import { Server as NetServer, type Socket, isIP, isIPv6 } from "node:net";
 import { networkInterfaces } from "node:os";
+import { monitorEventLoopDelay } from "node:perf_hooks";
 import { createSecureContext } from "node:tls";
 import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -73,6 +74,8 @@ export const LIMITS = {
   bodyBytes: 32_768,
   /** Proxies and phones cut connections that are silent for a minute. */
   waitSeconds: 50,
+  /** A stream that is silent writes an empty line this often, so that nobody on the way takes it for dead. */
+  streamSeconds: 25,
   /** Browsers open six connections to one host: four held leave two to load pages and to send. */
   pollsPerBrowser: 4,
   retrySeconds: 2,
@@ -133,6 +136,7 @@ export interface AppOptions {
   maxChats?: number | undefined;
   rateLimit?: boolean;
   node?: string | undefined;
+  metrics?: boolean;
   /** Takes one line a request (--verbose). */
   log?: ((line: string) => void) | undefined;
   /** Takes what should never happen. */
@@ -162,13 +166,22 @@ type Headers = Record<string, string | number>;
 
 type Options = AppOptions & Required<Pick<AppOptions, "secret" | "now">>;
 
+type LoopDelay = ReturnType<typeof monitorEventLoopDelay>;
+
 /** The running server: its settings, its chats, its counters. */
 interface Party {
   readonly options: Options;
   readonly chats: Chats;
   /** When the bucket of, say, "join 192.168.1.7" is full again; the longest unused first. */
   readonly buckets: Map<string, number>;
-  stopping: boolean;
+  /** Measures only with --metrics. */
+  readonly loopDelay: LoopDelay;
+  /** How often each error was answered. */
+  readonly refused: Map<ErrorCode, number>;
+  /** Requests whose body is still coming. */
+  bodies: number;
+  /** "soon": nothing new begins, but what is under way may still be said and seen; "now": only what was said is shown. */
+  stopping: "soon" | "now" | undefined;
 }
 
 /* ------------------------------------------------------------------------------------------------
@@ -187,12 +200,16 @@ type Route =
   | (Rules & { caller: "anyone"; handle: (call: Call) => Reply })
   | (Rules & { caller: "member" | "creator"; handle: (call: Call, member: Member) => Reply | Waiter });
 
+/** Not there without --metrics. */
+const METRICS_PATH = "/metrics";
+
 const ROUTES: readonly Route[] = [
   { method: "GET", path: "/", caller: "anyone", handle: showHelp, page: true },
   { method: "GET", path: "/openapi.json", caller: "anyone", handle: () => json(200, assets.openapi) },
   { method: "GET", path: "/healthz", caller: "anyone", handle: () => json(200, { status: "ok" }) },
   // Search engines may find the host's home, never a chat.
   { method: "GET", path: "/robots.txt", caller: "anyone", handle: () => plainText(ROBOTS) },
+  { method: "GET", path: METRICS_PATH, caller: "anyone", handle: showMetrics },
   { method: "POST", path: "/create", caller: "anyone", handle: createChat, body: true, rate: "create" },
   { method: "GET", path: "/:chat_id", caller: "member", handle: readMessages, page: true },
   { method: "POST", path: "/:chat_id", caller: "member", handle: postMessage, body: true },
@@ -267,17 +284,18 @@ function revokeInvites(_call: Call, { chat }: Member): Reply {
 }
 
 function readMessages(call: Call, member: Member): Reply | Waiter {
-  const query = new URLSearchParams(call.query);
+  const { party, now } = call;
   const { cursor } = member.chat;
-  const isLatest = query.get("since") === "latest";
-  const since = isLatest ? cursor : readNumber(query, "since", cursor, "invalid_cursor");
-  const wait = readNumber(query, "wait", LIMITS.waitSeconds, "invalid_wait");
-  if (call.method === "HEAD") return pollReply(member, since, call.now, false);
-  member.lastSeen = call.now;
-  if (wait === 0 || since !== cursor || HOLDING.has(call.socket)) return pollReply(member, since, call.now, false);
-  const browser = /^[A-Za-z0-9_-]{1,64}$/.exec(query.get("browser") ?? "")?.[0] ?? "";
-  const waiter = { member, since, wait, heldAt: call.now, browser, visible: query.get("visible") === "1" };
-  return call.party.chats.hold(waiter) ? waiter : pollReply(member, since, call.now, true);
+  const asked = readPoll(call, cursor);
+  const replyNow = (isRetry: boolean): Reply =>
+    asked.isStream ? linesReply(member, asked.since, now) : pollReply(member, asked.since, now, isRetry);
+  if (call.method === "HEAD") return replyNow(false);
+  member.lastSeen = now;
+  if (party.stopping && party.bodies === 0 && asked.since === cursor) throw new ApiError("stopping");
+  const isDue = !asked.isStream && (asked.wait === 0 || asked.since !== cursor);
+  if (isDue || party.stopping === "now" || HOLDING.has(call.socket)) return replyNow(false);
+  const waiter = { ...asked, member, heldAt: now };
+  return party.chats.hold(waiter) ? waiter : replyNow(true);
 }
 
 function postMessage(call: Call, member: Member): Reply {
@@ -309,6 +327,33 @@ function endChat(call: Call, { chat }: Member): Reply {
 
 function showHelp(call: Call): Reply {
   return plainText(assets.help.replaceAll("{base}", () => baseUrl(call, false)));
+}
+
+/** For Prometheus, in its text format (version 0.0.4): sums alone, never an id or a name. */
+function showMetrics({ party }: Call): Reply {
+  const { chats, refused, loopDelay } = party;
+  const memory = process.memoryUsage();
+  const quantiles = [0.5, 0.9, 0.99].map(
+    (part) => [`{quantile="${part}"}`, loopDelaySeconds(loopDelay, part)] as const,
+  );
+  // Each scrape tells of the time since the last.
+  loopDelay.reset();
+  return plainText(
+    [
+      metric("watch_party_chats", "gauge", [["", chats.size]]),
+      metric("watch_party_members", "gauge", [["", chats.members]]),
+      metric("watch_party_held_polls", "gauge", [["", chats.waiting]]),
+      metric("watch_party_messages_total", "counter", [["", chats.posted]]),
+      metric(
+        "watch_party_refused_total",
+        "counter",
+        [...refused].map(([code, count]) => [`{error="${code}"}`, count]),
+      ),
+      metric("watch_party_event_loop_delay_seconds", "gauge", quantiles),
+      metric("process_resident_memory_bytes", "gauge", [["", memory.rss]]),
+      metric("nodejs_heap_size_used_bytes", "gauge", [["", memory.heapUsed]]),
+    ].join(""),
+  );
 }
 
 /* What handlers share: reading the parts of a call, each once, and shaping answers. */
@@ -389,6 +434,34 @@ function readSeatKey(call: Call, scope: string): string | undefined {
   return key && digest(`${scope} ${key}`);
 }
 
+/** What a reader asks for. `wait`: seconds. */
+function readPoll(call: Call, cursor: number): Pick<Waiter, "since" | "wait" | "isStream" | "browser" | "visible"> {
+  const query = new URLSearchParams(call.query);
+  const isLatest = query.get("since") === "latest";
+  const since = isLatest ? cursor : readNumber(query, "since", cursor, "invalid_cursor");
+  const isStream = /application\/x-ndjson/i.test(call.headers.accept ?? "");
+  if (isStream) return { since, wait: LIMITS.streamSeconds, isStream, browser: "", visible: false };
+  const wait = readNumber(query, "wait", LIMITS.waitSeconds, "invalid_wait");
+  const browser = /^[A-Za-z0-9_-]{1,64}$/.exec(query.get("browser") ?? "")?.[0] ?? "";
+  return { since, wait, isStream, browser, visible: query.get("visible") === "1" };
+}
+
+/** One metric with its samples, each the labels and the value. */
+function metric(
+  name: string,
+  type: "gauge" | "counter",
+  samples: (readonly [labels: string, value: number])[],
+): string {
+  return `# TYPE ${name} ${type}\n${samples.map(([labels, value]) => `${name}${labels} ${value}\n`).join("")}`;
+}
+
+/** How late the event loop ran: Node measures the whole interval between two ticks of its timer. */
+function loopDelaySeconds(loopDelay: LoopDelay, part: number): number {
+  return Math.max(0, loopDelay.percentile(part * 100) / 1e9 - LOOP_TICK_MS / SECOND);
+}
+
+const LOOP_TICK_MS = 10;
+
 /** A query parameter of plain decimal digits up to `largest`; 0 where it is not given. */
 function readNumber(query: URLSearchParams, name: string, largest: number, code: ErrorCode): number {
   const digits = query.get(name);
@@ -453,21 +526,46 @@ function sessionReply(status: 200 | 201, member: Member, call: Call): Reply {
  */
 function pollReply(member: Member, since: number, now: number, isRetry: boolean): Reply {
   const { chat } = member;
-  const messages = chat.messages.slice(chat.messages.findLastIndex(({ id }) => id <= since) + 1);
   const others: Omit<PollReply, "messages"> = {
     cursor: chat.cursor,
     missed: chat.lastDropped > since,
-    members: chat.members.map((each) => ({
-      id: each.id,
-      username: each.username,
-      creator: each === chat.creator,
-      online: each.polls > 0 || now - each.lastSeen < LIMITS.onlineMs,
-      you: each === member,
-    })),
+    members: viewMembers(member, now),
     expires_at: iso(member.expiresAt),
     ...(isRetry && { retry_in: LIMITS.retrySeconds }),
   };
-  return json(200, `{"messages":[${messages.map((each) => each.json).join()}],${JSON.stringify(others).slice(1)}`);
+  const messages = messagesSince(chat, since).map((each) => each.json);
+  return json(200, `{"messages":[${messages.join()}],${JSON.stringify(others).slice(1)}`);
+}
+
+/**
+ * The next lines of a stream that has come to `since`; `isFirst` begins with the members. Who goes on from the
+ * `cursor` of a line, or from a message's id, has everything that was written before it and misses nothing.
+ */
+function streamLines(member: Member, since: number, now: number, isFirst: boolean): string {
+  const { chat } = member;
+  const messages = messagesSince(chat, since);
+  const cursor = (messages[0]?.id ?? chat.cursor + 1) - 1;
+  const hasMoved = isFirst || since < chat.membersChanged;
+  return [
+    ...(hasMoved ? [JSON.stringify({ members: viewMembers(member, now), cursor })] : []),
+    ...(chat.lastDropped > since ? ['{"missed":true}'] : []),
+    ...messages.map((each) => each.json),
+  ].join("\n");
+}
+
+function messagesSince(chat: Chat, since: number): Chat["messages"] {
+  return chat.messages.slice(chat.messages.findLastIndex(({ id }) => id <= since) + 1);
+}
+
+function viewMembers(reader: Member, now: number): MemberView[] {
+  const { chat } = reader;
+  return chat.members.map((each) => ({
+    id: each.id,
+    username: each.username,
+    creator: each === chat.creator,
+    online: each.polls > 0 || now - each.lastSeen < LIMITS.onlineMs,
+    you: each === reader,
+  }));
 }
 
 /**
@@ -557,6 +655,8 @@ class Chat {
   membersEver = 0;
   /** Grows with every change a reader can see; the first is the creator's joining. */
   cursor = 0;
+  /** The cursor at which somebody last came or went. */
+  membersChanged = 0;
   /** Id of the newest message no longer kept. */
   lastDropped = 0;
   inviteGeneration = 0;
@@ -566,12 +666,13 @@ class Chat {
   }
 }
 
-/** One held poll. Whoever holds it sets `onEnd`, which is called once. */
+/** One held poll. Whoever holds it sets `onEnd`, which is called once; a stream is held again after each of its ends. */
 interface Waiter {
   readonly member: Member;
-  readonly since: number;
-  readonly heldAt: number;
+  since: number;
+  heldAt: number;
   readonly wait: number;
+  readonly isStream: boolean;
   /** "" where it is none of a browser's. */
   readonly browser: string;
   readonly visible: boolean;
@@ -581,6 +682,8 @@ interface Waiter {
 export class Chats {
   /** What every chat's id begins with: the node's name and a dash, or nothing. */
   readonly prefix: string;
+  /** Messages, ever. */
+  posted = 0;
   readonly #options: Options;
   readonly #chats = new Map<string, Chat>();
   /**
@@ -601,7 +704,12 @@ export class Chats {
     return this.#chats.size;
   }
 
-  /** How many polls are held. */
+  /** How many seats are taken. */
+  get members(): number {
+    return this.#seats.size;
+  }
+
+  /** How many polls are held, streams among them. */
   get waiting(): number {
     return this.#held.size;
   }
@@ -657,6 +765,7 @@ export class Chats {
     this.#seats.add(member);
     if (key !== undefined) this.#seatByKey.set(key, member);
     chat.cursor += 1;
+    chat.membersChanged = chat.cursor;
     this.#wake(chat);
     return member;
   }
@@ -685,6 +794,7 @@ export class Chats {
     }
     member.lastSeen = now;
     chat.cursor = id;
+    this.posted += 1;
     this.#wake(chat);
     return posted;
   }
@@ -708,6 +818,7 @@ export class Chats {
       chat.members.splice(chat.members.indexOf(member), 1);
       if (chat.creator === member) chat.creator = undefined;
       chat.cursor += 1;
+      chat.membersChanged = chat.cursor;
       for (const waiter of chat.waiters) if (waiter.member === member) this.#finish(waiter, why);
     }
     for (const { chat } of members) {
@@ -729,13 +840,14 @@ export class Chats {
     if (this.#seatByKey.get(key) === member) this.#seatByKey.delete(key);
   }
 
-  /** Answers who waits for something to change. */
+  /** Answers who waits for something to change. Of a copy: streams are held again while this goes on. */
   #wake(chat: Chat): void {
-    for (const waiter of chat.waiters) this.#finish(waiter, "answer");
+    const waiters = [...chat.waiters];
+    for (const waiter of waiters) this.#finish(waiter, "answer");
   }
 
   /**
-   * Holds a poll at the chat's cursor. Of one browser, four at most: beyond that a visible one takes the place
+   * Holds a poll. Of one browser, four at most: beyond that a visible one takes the place
    * of the oldest that is not; where none gives way, nothing is held and the result is false.
    */
   hold(waiter: Waiter): boolean {
@@ -1048,9 +1160,16 @@ function refusal(thrown: unknown, call: Call): Reply {
   } catch (limited) {
     error = limited;
   }
-  if (error instanceof ApiError) return error.reply;
+  if (error instanceof ApiError) {
+    countRefusal(call.party, error);
+    return error.reply;
+  }
   (call.party.options.logError ?? console.error)(error);
   return new ApiError("internal").reply;
+}
+
+function countRefusal({ refused }: Party, { code }: ApiError): void {
+  refused.set(code, (refused.get(code) ?? 0) + 1);
 }
 
 /* ------------------------------------------------------------------------------------------------
@@ -1079,6 +1198,14 @@ function json(status: number, value: object | string, headers?: Headers): Reply 
 
 function plainText(body: string): Reply {
   return json(200, body, { "Content-Type": "text/plain; charset=utf-8" });
+}
+
+// nginx would keep lines back until it has a buffer full of them.
+const STREAM_HEADERS = { ...API_HEADERS, "Content-Type": "application/x-ndjson", "X-Accel-Buffering": "no" };
+
+/** A stream that ends after what there is now. */
+function linesReply(member: Member, since: number, now: number): Reply {
+  return { status: 200, headers: STREAM_HEADERS, body: `${streamLines(member, since, now, true)}\n` };
 }
 
 const NO_BODY = Buffer.alloc(0);
@@ -1122,14 +1249,15 @@ function dispatch(call: Call, res: ServerResponse): Reply | Waiter | undefined {
   startClock(call);
   const isHostless = call.headers.host === undefined && res.req.httpVersion === "1.1";
   if (isHostless) throw new ApiError("bad_request", CLOSE);
-  if (call.party.stopping) throw new ApiError("stopping");
+  const { options, stopping } = call.party;
   const endpoint = ENDPOINTS.find(({ pattern }) => pattern.test(call.path));
   if (!endpoint && wantsPage(call)) return pageReply(call, 404);
-  if (!endpoint) throw new ApiError("not_found");
+  if (!endpoint || (call.path === METRICS_PATH && !options.metrics)) throw new ApiError("not_found");
   if (call.method === "OPTIONS") return replyToOptions(endpoint.allowed);
   const method = call.method === "HEAD" ? "GET" : call.method;
   const route = endpoint.routes.find((each) => each.method === method);
   if (!route) throw new ApiError("method_not_allowed", { Allow: endpoint.allowed });
+  if (stopping && route.handle !== readMessages) throw new ApiError("stopping");
   if (route.page && wantsPage(call)) return pageReply(call, 200);
   if (route.rate) countCall(route.rate, call);
   if (!route.body) return runRoute(route, call);
@@ -1156,14 +1284,18 @@ function runRoute(route: Route, call: Call): Reply | Waiter {
 function readBody(route: Route, call: Call, res: ServerResponse): void {
   const chunks: Buffer[] = [];
   let size = 0;
+  const { party } = call;
   const finish = (body: Buffer | undefined): void => {
     call.body = body;
     answer(call, res, () => {
+      if (party.stopping === "now") throw new ApiError("stopping");
       startClock(call);
       return runRoute(route, call);
     });
   };
   if (Number(call.headers["content-length"] ?? 0) > LIMITS.bodyBytes) return finish(undefined);
+  party.bodies += 1;
+  res.req.once("close", () => (party.bodies -= 1));
   res.req.on("data", (chunk: Buffer) => {
     size += chunk.length;
     if (size <= LIMITS.bodyBytes) chunks.push(chunk);
@@ -1183,11 +1315,39 @@ function hold(waiter: Waiter, call: Call, res: ServerResponse): void {
       return pollReply(waiter.member, waiter.since, options.now(), end === "retry");
     });
   };
+  if (waiter.isStream) writeStream(waiter, call, res);
   HOLDING.add(call.socket);
   res.once("close", () => {
     HOLDING.delete(call.socket);
     chats.release(waiter);
   });
+}
+
+/**
+ * Writes what is new as lines and waits again, until there is an error to end with. Nothing is written to a reader
+ * who does not keep up: from its cursor it goes on when the buffer has drained, with `missed` if need be.
+ */
+function writeStream(waiter: Waiter, { party }: Call, res: ServerResponse): void {
+  const { options, chats } = party;
+  const { member } = waiter;
+  const write = (isFirst: boolean): void => {
+    if (res.writableNeedDrain) return;
+    res.write(`${streamLines(member, waiter.since, options.now(), isFirst)}\n`);
+    waiter.since = member.chat.cursor;
+  };
+  waiter.onEnd = (end) => {
+    if (end === "answer" || end === "retry") {
+      write(false);
+      waiter.heldAt = options.now();
+      chats.hold(waiter);
+    } else {
+      res.write(new ApiError(end).reply.body);
+      res.end("\n");
+    }
+  };
+  res.on("drain", () => waiter.since < member.chat.cursor && write(false));
+  res.writeHead(200, STREAM_HEADERS);
+  write(true);
 }
 
 /**
@@ -1198,7 +1358,8 @@ const HOLDING = new WeakSet<Socket>();
 
 function send({ status, headers, body }: Reply, call: Call, res: ServerResponse): void {
   if (res.destroyed) return;
-  const isLast = call.party.stopping || !call.body;
+  // While it stops, whoever gets an answer comes back on this connection for what is still said: there is no other.
+  const isLast = (call.party.stopping && status === 503) || !call.body;
   res.writeHead(status, isLast ? { ...headers, ...CLOSE } : headers);
   if (call.body) res.end(body);
   else endLate(body, res, call.party.stopping ? 0 : LINGER.ms);
@@ -1276,11 +1437,13 @@ function accepts(header: string | undefined, coding: string): boolean {
 }
 
 /** What Node would answer by itself, in the shape of all errors. The request cannot be read, so the connection ends. */
-function refuseConnection(error: NodeJS.ErrnoException, socket: Duplex): void {
+function refuseConnection(error: NodeJS.ErrnoException, socket: Duplex, party: Party): void {
   // After CONNECT nobody else listens for the errors of its socket, and one unheard ends the program.
   socket.on("error", () => socket.destroy());
   if (!socket.writable || error.code === "ECONNRESET") return void socket.destroy();
-  const { status, headers, body } = new ApiError(PARSER_ERRORS[error.code ?? ""] ?? "bad_request").reply;
+  const refused = new ApiError(PARSER_ERRORS[error.code ?? ""] ?? "bad_request");
+  countRefusal(party, refused);
+  const { status, headers, body } = refused.reply;
   const lines = Object.entries({ ...headers, ...CLOSE }).map(([name, value]) => `${name}: ${value}\r\n`);
   socket.end(`HTTP/1.1 ${status} ${http.STATUS_CODES[status]}\r\n${lines.join("")}\r\n${String(body)}`);
   // Its peer may never close its own side.
@@ -1315,16 +1478,22 @@ const SERVER_OPTIONS = {
  */
 export function createApp(given: AppOptions = {}) {
   const options = { secret: randomBytes(32), now: Date.now, ...given };
-  const party: Party = { options, chats: new Chats(options), buckets: new Map(), stopping: false };
+  const chats = new Chats(options);
+  const loopDelay = monitorEventLoopDelay({ resolution: LOOP_TICK_MS });
+  if (options.metrics) loopDelay.enable();
+  const counts = { buckets: new Map(), refused: new Map(), bodies: 0 };
+  const party: Party = { options, chats, loopDelay, ...counts, stopping: undefined };
   const listener = (req: IncomingMessage, res: ServerResponse): void => handleRequest(req, res, party);
   const server: http.Server = options.tls
     ? https.createServer({ ...SERVER_OPTIONS, ...options.tls }, listener)
     : http.createServer(SERVER_OPTIONS, listener);
-  server.on("clientError", refuseConnection);
-  server.on("connect", (_req: IncomingMessage, socket: Duplex) => refuseConnection(new Error("CONNECT"), socket));
+  server.on("clientError", (error, socket) => refuseConnection(error, socket, party));
+  server.on("connect", (_req: IncomingMessage, socket: Duplex) =>
+    refuseConnection(new Error("CONNECT"), socket, party),
+  );
   // An expectation other than 100-continue may be ignored (RFC 9110, section 10.1.1).
   server.on("checkExpectation", listener);
-  return { server, chats: party.chats, sweep: () => sweep(party), stop: () => stopServer(server, party) };
+  return { server, chats, sweep: () => sweep(party), stop: () => stopServer(server, party) };
 }
 
 function sweep({ chats, buckets, options }: Party): void {
@@ -1333,13 +1502,20 @@ function sweep({ chats, buckets, options }: Party): void {
   for (const [bucket, full] of buckets) if (full <= now) buckets.delete(bucket);
 }
 
-/** Ends held polls, lets requests under way finish, and closes what is left after a second and a half. */
+/**
+ * Takes no new connection, and waits a second at most for bodies under way: who is told that a message was posted
+ * must not be the only one to see it. Then ends held polls, and closes what is left half a second later.
+ */
 async function stopServer(server: http.Server, party: Party): Promise<void> {
-  party.stopping = true;
-  const closed = once(server.close(), "close");
+  party.stopping ??= "soon";
+  const closed = once(server, "close");
+  // Not http's own close(): that cuts off whoever is between two polls, and has yet to ask for the last message.
+  NetServer.prototype.close.call(server);
+  const begun = performance.now();
+  while (party.bodies > 0 && performance.now() - begun < SECOND) await sleep(10);
+  party.stopping = "now";
   party.chats.releaseAll("stopping");
-  server.closeIdleConnections();
-  await Promise.race([closed, sleep(1.5 * SECOND, undefined, { ref: false })]);
+  await Promise.race([closed, sleep(SECOND / 2, undefined, { ref: false })]);
   server.closeAllConnections();
 }
 
@@ -1354,6 +1530,7 @@ const FLAGS = {
   "max-chats": { type: "string", fits: /^[1-9][0-9]{0,8}$/ },
   "no-rate-limit": { type: "boolean", fits: /^(?:1|0|true|false)$/ },
   node: { type: "string", fits: /^[a-z0-9]{1,16}$/ },
+  metrics: { type: "boolean", fits: /^(?:1|0|true|false)$/ },
   verbose: { type: "boolean", fits: /^(?:1|0|true|false)$/ },
   version: { type: "boolean", fits: /^true$/ },
   help: { type: "boolean", fits: /^true$/ },
@@ -1396,6 +1573,7 @@ function readSettings(flags: ReturnType<typeof readFlags>, env: NodeJS.ProcessEn
     maxChats: toNumber("max-chats"),
     rateLimit: !isOn("no-rate-limit"),
     node: read("node"),
+    metrics: isOn("metrics"),
     verbose: isOn("verbose"),
   };
 }

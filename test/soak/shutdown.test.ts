@@ -21,11 +21,8 @@ interface Talk {
   readonly ends: { seen: Set<string>; how: "told" | "cut" }[];
 }
 
-/** Known to fail: a reader who is between two polls when the signal comes is cut off. */
-const TODO = "held polls are told before the last bodies are in, and no poll is taken after that";
-
 for (const signal of ["SIGTERM", "SIGHUP"] as const) {
-  test(`${signal} under full load loses no answered message from the sight of who waits`, { todo: TODO }, async (t) => {
+  test(`${signal} under full load loses no answered message from the sight of who waits`, async (t) => {
     if (process.platform === "win32") return t.skip("Windows has no signals to send");
     const program = await Program.start(t, [...LOCAL, "--no-rate-limit"]);
     const talks = await Promise.all(Array.from({ length: CHATS }, () => newTalk(program)));
@@ -33,7 +30,8 @@ for (const signal of ["SIGTERM", "SIGHUP"] as const) {
       ...Array.from({ length: READERS }, (_, index) => read(program, talk, at(talk.tokens, index))),
       ...Array.from({ length: WRITERS }, (_, index) => write(program, talk, at(talk.tokens, READERS + index))),
     ]);
-    await sleep(1_500);
+    const count = () => talks.reduce((sum, { answered }) => sum + answered.length, 0);
+    while (count() < 1_000) await sleep(20);
     const signalled = performance.now();
     program.child.kill(signal);
     const ended = await program.ended;
@@ -43,12 +41,11 @@ for (const signal of ["SIGTERM", "SIGHUP"] as const) {
     const ends = talks.flatMap((talk) => talk.ends.map((end) => ({ ...end, talk })));
     const told = ends.filter(({ how }) => how === "told");
     const cut = ends.length - told.length;
-    const messages = talks.reduce((sum, { answered }) => sum + answered.length, 0);
-    t.diagnostic(JSON.stringify({ messages, told: told.length, cut, took: Math.round(took) }));
+    t.diagnostic(JSON.stringify({ messages: count(), told: told.length, cut, took: Math.round(took) }));
     assert.deepEqual([ended.code, ended.signal, ended.stderr], [0, null, ""]);
     // The contract's two seconds, and one more for a busy machine.
     assert.ok(took < 3 * SECOND, `took ${took} ms`);
-    assert.ok(messages > 500, `only ${messages} messages`);
+    assert.equal(cut, 0, "readers were cut off instead of told");
     for (const { seen, talk, how } of ends) {
       const missing = talk.answered.filter((text) => !seen.has(text));
       assert.deepEqual(missing, [], `answered, and not seen by a reader who was ${how}`);
@@ -123,38 +120,34 @@ async function write(program: Program, talk: Talk, token: string): Promise<void>
   }
 }
 
-test(
-  "a message whose body comes after the signal is seen by who waits, or is not answered as said",
-  { todo: TODO },
-  async (t) => {
-    if (process.platform === "win32") return t.skip("Windows has no signals to send");
-    const program = await Program.start(t, LOCAL);
-    const session = sessionOf(await program.send("POST", "/create"));
-    const token = session.session_token;
-    const path = `/${session.chat_id}`;
-    const held = program.send("GET", `${path}?since=1&wait=50`, { token });
-    const late = await Wire.open(t, program.port);
-    const head = `POST ${path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${token}\r\n`;
-    late.write(`${head}Expect: 100-continue\r\nContent-Length: 15\r\n\r\n`);
-    await late.waitFor(/^HTTP\/1\.1 100 /);
-    program.child.kill("SIGTERM");
-    await sleep(200);
-    late.write('{"text":"late"}');
-    await late.waitFor(/HTTP\/1\.1 (?:201|503) /);
-    const reply = await held;
-    if (/HTTP\/1\.1 201 /.test(late.received)) {
-      assert.deepEqual(
-        pollOf(reply).messages.map(({ text }) => text),
-        ["late"],
-        "answered as said, and not seen",
-      );
-    } else assertError(reply, "stopping");
-    assert.equal((await program.ended).code, 0);
-    return undefined;
-  },
-);
+test("a message whose body comes after the signal is seen by who waits, or is not answered as said", async (t) => {
+  if (process.platform === "win32") return t.skip("Windows has no signals to send");
+  const program = await Program.start(t, LOCAL);
+  const session = sessionOf(await program.send("POST", "/create"));
+  const token = session.session_token;
+  const path = `/${session.chat_id}`;
+  const held = program.send("GET", `${path}?since=1&wait=50`, { token });
+  const late = await Wire.open(t, program.port);
+  const head = `POST ${path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${token}\r\n`;
+  late.write(`${head}Expect: 100-continue\r\nContent-Length: 15\r\n\r\n`);
+  await late.waitFor(/^HTTP\/1\.1 100 /);
+  program.child.kill("SIGTERM");
+  await sleep(200);
+  late.write('{"text":"late"}');
+  await late.waitFor(/HTTP\/1\.1 (?:201|503) /);
+  const reply = await held;
+  if (/HTTP\/1\.1 201 /.test(late.received)) {
+    assert.deepEqual(
+      pollOf(reply).messages.map(({ text }) => text),
+      ["late"],
+      "answered as said, and not seen",
+    );
+  } else assertError(reply, "stopping");
+  assert.equal((await program.ended).code, 0);
+  return undefined;
+});
 
-test("a poll that comes after the signal still gets what was said before it", { todo: TODO }, async (t) => {
+test("a poll that comes after the signal still gets what was said before it", async (t) => {
   if (process.platform === "win32") return t.skip("Windows has no signals to send");
   const program = await Program.start(t, LOCAL);
   const session = sessionOf(await program.send("POST", "/create"));

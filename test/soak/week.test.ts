@@ -135,7 +135,15 @@ class Week {
     const { chats } = this.#app;
     const browser = this.#chance.isTrue(0.7) ? `browser-${this.#chance.below(1_000_000)}` : "";
     const visible = this.#chance.isTrue(0.5);
-    const waiter: Waiter = { member, since: member.chat.cursor, wait: 50, heldAt: this.#clock.ms, browser, visible };
+    const waiter: Waiter = {
+      member,
+      since: member.chat.cursor,
+      wait: 50,
+      heldAt: this.#clock.ms,
+      isStream: false,
+      browser,
+      visible,
+    };
     if (!chats.hold(waiter)) return;
     this.counts.polls += 1;
     waiter.onEnd = () => (this.counts.answered += 1);
