@@ -353,6 +353,7 @@ function showMetrics({ party }: Call): Reply {
       metric("process_resident_memory_bytes", "gauge", [["", memory.rss]]),
       metric("nodejs_heap_size_used_bytes", "gauge", [["", memory.heapUsed]]),
     ].join(""),
+    "; version=0.0.4",
   );
 }
 
@@ -1196,8 +1197,8 @@ function json(status: number, value: object | string, headers?: Headers): Reply 
   return { status, headers: { ...API_HEADERS, "Content-Length": Buffer.byteLength(body), ...headers }, body };
 }
 
-function plainText(body: string): Reply {
-  return json(200, body, { "Content-Type": "text/plain; charset=utf-8" });
+function plainText(body: string, parameters = ""): Reply {
+  return json(200, body, { "Content-Type": `text/plain${parameters}; charset=utf-8` });
 }
 
 // nginx would keep lines back until it has a buffer full of them.

@@ -302,7 +302,7 @@ export function stringOf(fields: Record<string, unknown>, key: string): string {
   return value;
 }
 
-function numberOf(fields: Record<string, unknown>, key: string): number {
+export function numberOf(fields: Record<string, unknown>, key: string): number {
   const value = fields[key];
   assert.ok(typeof value === "number" && Number.isInteger(value), `${key} is no integer`);
   return value;
@@ -320,7 +320,7 @@ function timeOf(fields: Record<string, unknown>, key: string): string {
   return value;
 }
 
-function listOf(fields: Record<string, unknown>, key: string): unknown[] {
+export function listOf(fields: Record<string, unknown>, key: string): unknown[] {
   const value = fields[key];
   assert.ok(Array.isArray(value), `${key} is no list`);
   return value.map((item: unknown) => item);

@@ -13,20 +13,23 @@ test("what the help shows works when pasted into a shell", async (t) => {
     .filter((line) => line.startsWith("  "))
     .join("\n");
   const before = lines.slice(0, lines.indexOf("  cursor=latest"));
-  const bot = lines.slice(lines.indexOf("  cursor=latest"));
+  const [bot = "", stream = ""] = lines.slice(lines.indexOf("  cursor=latest")).split(/^(?= {2}curl -sN)/m);
   assert.ok(bot.trim().split("\n").length <= 5, "a bot in five lines");
   const done = await promisify(execFile)("sh", ["-ec", `${before}\nprintf '\\n%s %s %s' "$chat" "$token" "$bot"`]);
   const [chat = "", token = "", botToken = ""] = done.stdout.trim().split(/\s+/).slice(-3);
   const path = new URL(chat).pathname;
   const seen = record((await server.send("GET", path, { token })).body);
   assert.equal(record(Array.isArray(seen["members"]) ? seen["members"][1] : undefined)["username"], "Bot");
-  await pingPong(server, path, token, `chat="${chat}"\nbot="${botToken}"\n${bot}`);
+  const names = `chat="${chat}"\nbot="${botToken}"\n`;
+  const streamed = promisify(execFile)("sh", ["-c", `${names}${stream}`]);
+  await pingPong(server, path, token, `${names}${bot}`);
+  assert.equal((await streamed).stdout, "Ana: ping\nBot: pong\n");
 });
 
-/** Runs the help's bot, pings it, waits for its pong, and ends it by ending the chat. */
+/** Runs the help's bot beside a stream, pings it, waits for its pong, and ends it by ending the chat. */
 async function pingPong(server: TestServer, path: string, token: string, script: string): Promise<void> {
   const ended = promisify(execFile)("sh", ["-c", script]);
-  while (server.app.chats.waiting === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+  while (server.app.chats.waiting < 2) await new Promise((resolve) => setTimeout(resolve, 5));
   const cursor = Number(record((await server.send("GET", path, { token })).body)["cursor"]);
   const ping = await server.send("POST", path, { token, body: { text: "ping" } });
   assert.equal(ping.status, 201);

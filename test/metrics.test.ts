@@ -1,0 +1,85 @@
+// What --metrics shows, and that it shows nothing of anybody.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { assertError, assertDone, startServer } from "./helpers.ts";
+
+/** The samples of a text in Prometheus' format, each line held to it. */
+function readSamples(text: string): Map<string, number> {
+  const samples = new Map<string, number>();
+  let type = "";
+  for (const line of text.trimEnd().split("\n")) {
+    const [, named] = /^# TYPE ([a-z_]+) (?:gauge|counter)$/.exec(line) ?? [];
+    if (named !== undefined) type = named;
+    else {
+      const [, name = "", value = ""] = /^([a-z_]+(?:\{[a-z]+="[a-z0-9_.]+"\})?) ([0-9.e-]+)$/.exec(line) ?? [];
+      assert.ok(name.replace(/\{.*/, "") === type, `${line} under ${type}`);
+      assert.ok(Number.isFinite(Number(value)), line);
+      samples.set(name, Number(value));
+    }
+  }
+  return samples;
+}
+
+test("without --metrics there is no such path, to any method", async (t) => {
+  const server = await startServer(t);
+  for (const method of ["GET", "OPTIONS", "POST"]) assertError(await server.send(method, "/metrics"), "not_found");
+});
+
+test("it counts chats, members, held polls and messages, and refusals by their reason", async (t) => {
+  const server = await startServer(t, { metrics: true });
+  const [ana, ben] = await server.party("Ana", "Ben");
+  await server.party("Cy");
+  await ana.say("one");
+  await ana.say("two");
+  const held = await ben.hold();
+  assertError(await server.send("GET", "/nothing"), "not_found");
+  assertError(await server.send("GET", "/nothing"), "not_found");
+  assertError(await server.send("GET", `/${ana.chatId}`), "missing_token");
+  const reply = await server.send("GET", "/metrics");
+  assert.equal(reply.status, 200);
+  assert.match(reply.headers["content-type"] ?? "", /^text\/plain; version=0\.0\.4; charset=utf-8$/);
+  const samples = readSamples(reply.text);
+  for (const [name, value] of [
+    ["watch_party_chats", 2],
+    ["watch_party_members", 3],
+    ["watch_party_held_polls", 1],
+    ["watch_party_messages_total", 2],
+    ['watch_party_refused_total{error="not_found"}', 2],
+    ['watch_party_refused_total{error="missing_token"}', 1],
+  ] as const) {
+    assert.equal(samples.get(name), value, name);
+  }
+  const [resident = 0, heap = 0] = [
+    samples.get("process_resident_memory_bytes"),
+    samples.get("nodejs_heap_size_used_bytes"),
+  ];
+  assert.ok(resident > heap && heap > 1_000_000, `${resident}, ${heap}`);
+  held.abort();
+});
+
+test("no id, name, token or message is in it", async (t) => {
+  const server = await startServer(t, { metrics: true });
+  const [ana, ben] = await server.party("Ana Unmistakable", "Ben");
+  await ana.say("a message like no other");
+  assertDone(await ana.remove(ben.id));
+  assertError(await ben.poll(), "revoked_token");
+  const { text } = await server.send("GET", "/metrics");
+  for (const secret of ["Unmistakable", "no other", ana.chatId, ana.token]) assert.ok(!text.includes(secret), secret);
+});
+
+test("the event loop's delay is that since the last look, in seconds", async (t) => {
+  const server = await startServer(t, { metrics: true });
+  const delay = async (): Promise<number> => {
+    const { text } = await server.send("GET", "/metrics");
+    return readSamples(text).get('watch_party_event_loop_delay_seconds{quantile="0.99"}') ?? NaN;
+  };
+  await new Promise((resolve) => setTimeout(resolve, 30));
+  await delay();
+  await new Promise((resolve) => setTimeout(resolve, 30));
+  const begun = performance.now();
+  while (performance.now() - begun < 300);
+  await new Promise((resolve) => setTimeout(resolve, 30));
+  const busy = await delay();
+  assert.ok(busy > 0.2, `${busy} s`);
+});
