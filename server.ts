@@ -545,7 +545,8 @@ function pollReply(member: Member, since: number, now: number, isRetry: boolean)
 function streamLines(member: Member, since: number, now: number, isFirst: boolean): string {
   const { chat } = member;
   const messages = messagesSince(chat, since);
-  const cursor = (messages[0]?.id ?? chat.cursor + 1) - 1;
+  // Not beyond what is still to be written, nor beyond what is to be told as missed.
+  const cursor = messages.length > 0 ? since : chat.cursor;
   const hasMoved = isFirst || since < chat.membersChanged;
   return [
     ...(hasMoved ? [JSON.stringify({ members: viewMembers(member, now), cursor })] : []),

@@ -242,7 +242,7 @@ export function lookOf(reply: Reply): InviteLook {
 export function messageOf(reply: Reply, status: 200 | 201 = 201): MessageView {
   assert.equal(reply.status, status, reply.text);
   assertApiHeaders(reply);
-  return messageView(reply.body);
+  return readMessage(reply.body);
 }
 
 /** Checks the answer of a poll. */
@@ -254,7 +254,7 @@ export function pollOf(reply: Reply): PollReply {
   assertKeys(rest, ["messages", "cursor", "missed", "members", "expires_at"]);
   if ("retry_in" in fields) assert.equal(retryIn, 2);
   return {
-    messages: listOf(fields, "messages").map(messageView),
+    messages: listOf(fields, "messages").map(readMessage),
     cursor: numberOf(fields, "cursor"),
     missed: booleanOf(fields, "missed"),
     members: listOf(fields, "members").map(memberView),
@@ -263,7 +263,7 @@ export function pollOf(reply: Reply): PollReply {
   };
 }
 
-function messageView(value: unknown): MessageView {
+export function readMessage(value: unknown): MessageView {
   const fields = record(value);
   assertKeys(fields, ["id", "member_id", "username", "text", "sent_at"]);
   return {

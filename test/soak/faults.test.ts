@@ -5,13 +5,13 @@
 
 import assert from "node:assert/strict";
 import { EventEmitter, once } from "node:events";
-import { Agent } from "node:http";
+import { Agent, type IncomingMessage, request } from "node:http";
 import { connect, createServer, type Socket } from "node:net";
 import test, { type TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { MessageView, PollReply, Session } from "../../server.ts";
-import { invitationOf, messageOf, pollOf, portOf, type Reply, send, type SendOptions, sessionOf } from "../helpers.ts";
-import { startServer, type TestServer, until } from "../helpers.ts";
+import { invitationOf, messageOf, numberOf, pollOf, portOf, readMessage, record, type Reply } from "../helpers.ts";
+import { send, type SendOptions, sessionOf, startServer, type TestServer, until } from "../helpers.ts";
 import { Chance, chooseSeed } from "./tools.ts";
 
 const CHATS = 16;
@@ -160,6 +160,8 @@ class Talk {
   readonly sent: { text: string; tries: number; answered: boolean; isKeyed: boolean }[] = [];
   readonly answered: MessageView[] = [];
   readonly polls: { since: number; reply: PollReply }[][] = [];
+  /** What the reader of a stream was shown, over all the streams that it needed. */
+  readonly streamed: (MessageView | "missed")[] = [];
   readonly news = new EventEmitter();
   isOver = false;
 
@@ -186,6 +188,7 @@ class Clients {
   #isClosed = false;
   failures = 0;
   repeats = 0;
+  streams = 0;
 
   constructor(t: TestContext, port: number) {
     this.#port = port;
@@ -200,6 +203,28 @@ class Clients {
 
   once(method: string, path: string, options: SendOptions): Promise<Reply> {
     return send({ port: this.#port, agent: this.#agent }, method, path, options);
+  }
+
+  /** Every whole line of a stream until it is cut; what is left of a line then is nothing. */
+  async *lines(path: string, token: string): AsyncGenerator<string> {
+    this.streams += 1;
+    const headers = { Authorization: `Bearer ${token}`, Accept: "application/x-ndjson" };
+    const outgoing = request({ host: "127.0.0.1", port: this.#port, path, headers, agent: false }).end();
+    outgoing.on("error", () => {});
+    let rest = "";
+    try {
+      const [answer]: IncomingMessage[] = await once(outgoing, "response");
+      for await (const part of answer?.setEncoding("utf8") ?? []) {
+        const lines = `${rest}${part}`.split("\n");
+        rest = lines.pop() ?? "";
+        yield* lines;
+      }
+    } catch {
+      if (this.#isClosed) throw new Error("closed");
+      this.failures += 1;
+    } finally {
+      outgoing.destroy();
+    }
   }
 
   /** Returns the answer and how often it was asked for. */
@@ -218,7 +243,7 @@ class Clients {
   }
 }
 
-test("on a bad network nothing that was answered is lost, doubled or out of order", { timeout: 60_000 }, async (t) => {
+test("on a bad network nothing that was answered is lost, doubled or out of order", { timeout: 180_000 }, async (t) => {
   const seed = chooseSeed();
   t.diagnostic(`SOAK_SEED=${seed}`);
   const server = await startServer(t, { now: Date.now, rateLimit: false });
@@ -238,12 +263,13 @@ test("on a bad network nothing that was answered is lost, doubled or out of orde
   for (const talk of talks) checkTalk(talk);
 
   const cases = talks.flatMap((talk) => talk.polls.flat()).filter(({ reply }) => reply.missed).length;
-  const { failures, repeats } = clients;
+  const { failures, repeats, streams } = clients;
   const { done, cuts, connections } = proxy;
   const doubled = countDoubled(talks);
-  t.diagnostic(JSON.stringify({ connections, cuts, ...done, failures, repeats, doubled, missed: cases }));
+  t.diagnostic(JSON.stringify({ connections, cuts, ...done, failures, repeats, streams, doubled, missed: cases }));
   assert.ok(cuts >= 1_000, `only ${cuts} cuts`);
   for (const [what, count] of Object.entries(done)) assert.ok(count >= 50, `hardly ever ${what}`);
+  assert.ok(streams > 10 * CHATS, "streams were cut");
   assert.ok(repeats > 0 && doubled > 0 && cases > 0, "the faults have shown something");
 
   // At the end all go while they wait.
@@ -291,13 +317,14 @@ function sessionFrom(reply: Reply): Session {
 async function converse(talk: Talk, server: TestServer, clients: Clients): Promise<void> {
   const readers = talk.people.map((person, index) => follow(talk, person, clients, index >= 4));
   const observer = observe(talk, server);
+  const streamer = stream(talk, clients);
   await Promise.all(talk.people.map((person, index) => write(talk, person, clients, index)));
   talk.isOver = true;
   talk.news.emit("answered");
   const [creator] = talk.people;
   const token = creator?.session_token ?? "";
   talk.answered.push(messageOf(await server.send("POST", `/${talk.id}`, { token, body: { text: END } })));
-  await Promise.all([...readers, observer]);
+  await Promise.all([...readers, observer, streamer]);
 }
 
 /** Reads all until the end; a slow one only now and then, when more has been said than is kept. */
@@ -312,6 +339,23 @@ async function follow(talk: Talk, person: Session, clients: Clients, isSlow: boo
     polls.push({ since, reply });
     since = reply.cursor;
     isDone = reply.messages.some(({ text }) => text === END);
+  }
+}
+
+/** Reads streams, going on after each cut from the last cursor or message that it was shown, until the end. */
+async function stream(talk: Talk, clients: Clients): Promise<void> {
+  const token = talk.people[1]?.session_token ?? "";
+  for (let since = 0; ;) {
+    for await (const text of clients.lines(`/${talk.id}?since=${since}`, token)) {
+      const line = text === "" ? {} : record(JSON.parse(text));
+      if ("missed" in line) talk.streamed.push("missed");
+      if ("cursor" in line) since = numberOf(line, "cursor");
+      if (!("id" in line)) continue;
+      const message = readMessage(line);
+      talk.streamed.push(message);
+      since = message.id;
+      if (message.text === END) return;
+    }
   }
 }
 
@@ -358,6 +402,7 @@ function checkTalk(talk: Talk): void {
     assert.ok(count <= (isKeyed ? 1 : tries), `"${text}" was said ${count} times in ${tries} tries`);
     assert.ok(count >= 1 || !answered, `"${text}" was answered and is gone`);
   }
+  checkStream(talk.streamed, truth);
   for (const polls of talk.polls) {
     for (const { since, reply } of polls) {
       const there = truth.filter(({ id }) => id <= reply.cursor);
@@ -372,6 +417,24 @@ function checkTalk(talk: Talk): void {
       );
     }
   }
+}
+
+/** All that was said, in order, each once; what is left out is told, and nothing else is. */
+function checkStream(streamed: Talk["streamed"], truth: MessageView[]): void {
+  let next = 0;
+  let isTold = false;
+  for (const shown of streamed) {
+    if (shown === "missed") isTold = true;
+    else {
+      const index = truth.findIndex(({ id }) => id === shown.id);
+      assert.deepEqual(shown, truth[index]);
+      assert.ok(index >= next, `"${shown.text}" came twice or too late`);
+      assert.equal(index > next, isTold, "the stream says what it leaves out, and only that");
+      next = index + 1;
+      isTold = false;
+    }
+  }
+  assert.equal(next, truth.length);
 }
 
 /** Every message that anybody saw, by its id; one id is one message for all. */

@@ -1,6 +1,8 @@
+// What is timed, and so runs alone on the machine.
+//
 // Ten thousand readers wait in two thousand chats, and hear what is said at once, whoever else dribbles at the
-// server's door; when they have gone nothing is left. When the system has no more connections to give, those who
-// have one keep it.
+// server's door; when they have gone nothing is left. One chat's noise is no other's delay. When the system has no
+// more connections to give, those who have one keep it.
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -8,6 +10,7 @@ import { readFileSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import test, { type TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { LIMITS } from "../../server.ts";
 import { at, invitationOf, LOCAL, Program, record, SECOND, send, stringOf, until } from "../helpers.ts";
 import { Child } from "./child.ts";
 import { Line } from "./tools.ts";
@@ -219,6 +222,51 @@ class Loris {
     this.sent += 1;
   }
 }
+
+/** The message that takes most: each quote is two in JSON, and one mark makes all characters two bytes. */
+const FATTEST = `${'"'.repeat(1_990)}${"\u0301".repeat((LIMITS.messageBytes - 1_990) / 2)}`;
+
+async function newChat(line: Line): Promise<[path: string, token: string]> {
+  const made = record((await line.ask("POST", "/create")).body);
+  return [`/${stringOf(made, "chat_id")}`, stringOf(made, "session_token")];
+}
+
+test("one chat at full speed is no other's delay", { timeout: 60_000 }, async (t) => {
+  const child = await Child.start(t, { rateLimit: false });
+  const lines = await Promise.all(Array.from({ length: 10 }, () => Line.open(child.port)));
+  const [first, second, ...noisy] = lines;
+  assert.ok(first && second);
+  const [noise, loud] = await newChat(first);
+  const [quiet, token] = await newChat(first);
+  const over = new AbortController();
+  let shouts = 0;
+  const shout = async (line: Line, index: number): Promise<void> => {
+    while (!over.signal.aborted) {
+      if (index < 4) await line.ask("GET", `${noise}?since=latest&wait=50`, { token: loud });
+      else await line.ask("POST", noise, { token: loud, body: { text: FATTEST } });
+      shouts += 1;
+    }
+  };
+  const shouting = noisy.map(shout);
+  const delays: number[] = [];
+  for (let said = 0; said < 100; said += 1) {
+    const held = second.ask("GET", `${quiet}?since=latest&wait=50`, { token });
+    await sleep(20);
+    const begun = performance.now();
+    await first.ask("POST", quiet, { token, body: { text: "psst" } });
+    await held;
+    delays.push(performance.now() - begun);
+  }
+  const [median = NaN, worst = NaN] = [50, 99].map((index) => delays.toSorted((a, b) => a - b)[index]);
+  t.diagnostic(JSON.stringify({ shouts, "median ms": Math.round(median), "worst ms": Math.round(worst) }));
+  assert.ok(shouts > 1_000);
+  assert.ok(median < 100 && worst < SECOND, `median ${median} ms, worst ${worst} ms`);
+  over.abort();
+  // Whoever still listens hears one more.
+  await first.ask("POST", noise, { token: loud, body: { text: "enough" } });
+  await Promise.all(shouting);
+  for (const line of lines) line.close();
+});
 
 test("out of file descriptors it keeps whom it has, waits in peace and recovers", { timeout: 60_000 }, async (t) => {
   if (process.platform !== "linux") return t.skip("the processor time comes from /proc");
