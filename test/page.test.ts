@@ -554,6 +554,35 @@ test("hostile text and names are only text, and links only lead where they say",
   assert.match(await page.title(), /<img/);
 });
 
+test("marks without end, words without a gap and turned directions stay in their own message", async (t) => {
+  const { party, page, link, jonas } = await anaAndJonas(t, browser);
+  await page.getByRole("button", { name: "Close" }).click();
+  await sayByScript(party, jonas, "a quiet line");
+  const quiet = page.getByText("a quiet line");
+  const look = async (): Promise<Buffer> => {
+    const box = await quiet.boundingBox();
+    assert.ok(box);
+    // Without its edge, which is drawn between two rows of pixels.
+    const clip = { x: box.x + 4, y: Math.round(box.y) + 4, width: box.width - 8, height: Math.round(box.height) - 8 };
+    return page.screenshot({ clip });
+  };
+  const before = await look();
+  const mallory = await joinByScript(party, link, "\u0410n\u0430");
+  await sayByScript(party, mallory, `Z${"\u030d".repeat(400)}algo`);
+  await page.getByText("algo").waitFor();
+  assert.ok(before.equals(await look()), "the marks reach into somebody else's line");
+  await sayByScript(party, mallory, "\u{1f600}x".repeat(1_000));
+  await sayByScript(party, mallory, "\u202e\u2066 turned \u05d0");
+  await sayByScript(party, jonas, "after it");
+  const after = page.getByText("after it");
+  await after.waitFor();
+  assert.equal(await page.evaluate(() => document.documentElement.scrollWidth > innerWidth), false);
+  assert.equal(await page.evaluate(() => (document.querySelector("#log")?.scrollWidth ?? 0) > innerWidth), false);
+  assert.equal(await after.evaluate((bubble) => bubble.matches(":dir(ltr)")), true);
+  const [box, window] = [await page.locator("#message").boundingBox(), page.viewportSize()];
+  assert.ok(box && window && box.y + box.height <= window.height, "the composer is where it was");
+});
+
 test("every item has name and time, the log is filled before it speaks, and each bubble finds its direction", async (t) => {
   const { party, page, jonas } = await anaAndJonas(t, browser);
   for (const text of ["one", "two", "שלום"]) await sayByScript(party, jonas, text);

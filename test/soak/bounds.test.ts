@@ -118,7 +118,9 @@ test("a connection that stalls in the middle holds no more than what it has sent
     for (const socket of sockets) socket.destroy();
   });
   for (const socket of sockets) socket.on("error", () => {}).write(`${head}${" ".repeat(32_767)}`);
-  let stalled = await child.lookUntil(({ external }) => external - before.external > count * 32_000);
+  let stalled = await child.lookUntil(({ connections, external }) => {
+    return connections === count && external - before.external > count * 32_000;
+  });
   const each = Math.round((stalled.heap + stalled.external - before.heap - before.external) / count);
   t.diagnostic(`${each} bytes a connection`);
   assert.equal(stalled.connections, count);
