@@ -1,4 +1,4 @@
-// A week of use leaves nothing behind: chats come and go by the thousand, more than a million messages are said,
+// A week of use leaves nothing behind: chats come and go by the thousand, more than two million messages are said,
 // and memory, timers and counts are in the end what they were. The clock is the test's own.
 //
 // SOAK_SEED=<seed> repeats a week.
@@ -11,7 +11,7 @@ import { Clock, HOUR, MINUTE, record, SECOND, startServer, stringOf } from "../h
 import { Chance, chooseSeed, Line, usedHeap } from "./tools.ts";
 
 const WEEK = 7 * 24 * HOUR;
-const MESSAGES = 1_000_000;
+const MESSAGES = 2_000_000;
 const MEGABYTE = 1_048_576;
 
 type Seat = ReturnType<App["chats"]["create"]>;
@@ -25,7 +25,7 @@ interface Evening {
   over: number;
 }
 
-test("after a week and a million messages nothing is left of any of it", { timeout: 300_000 }, async (t) => {
+test("after a week and two million messages nothing is left of any of it", { timeout: 300_000 }, async (t) => {
   const seed = chooseSeed();
   t.diagnostic(`SOAK_SEED=${seed}`);
   const timersBefore = timers();
