@@ -69,9 +69,9 @@ export class Child {
     };
   }
 
-  /** Looks until it looks as it should, for ten seconds at most; returns the last look. */
+  /** Looks until it looks as it should, for half a minute at most; returns the last look. */
   async lookUntil(isFine: (look: Look) => boolean): Promise<Look> {
-    const deadline = Date.now() + 10 * SECOND;
+    const deadline = Date.now() + 30 * SECOND;
     let look = await this.look();
     while (!isFine(look) && Date.now() < deadline) {
       await new Promise((resolve) => setTimeout(resolve, 200));
