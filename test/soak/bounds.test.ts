@@ -50,7 +50,7 @@ test("a seat, a full chat and a held poll have a size that they do not outgrow",
   assert.ok(more < 10_000, `${more} bytes more with four times as many keys`);
 });
 
-test("the counts of addresses are bounded, however many there are", { timeout: 120_000 }, async (t) => {
+test("the counts of addresses are bounded, however many there are", { timeout: 400_000 }, async (t) => {
   // Its clock stands still, so that nobody's count is over.
   const server = await startServer(t, { trustProxy: true });
   const sizes: number[] = [];
