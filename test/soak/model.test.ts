@@ -466,7 +466,7 @@ const MUST_BE_SEEN = `
   held: revoked_token, held: chat_not_found
 `;
 
-test("in 10,000 random sequences of requests every answer is the contract's", { timeout: 300_000 }, async (t) => {
+test("in 10,000 random sequences of requests every answer is the contract's", { timeout: 600_000 }, async (t) => {
   const seed = chooseSeed();
   t.diagnostic(`SOAK_SEED=${seed}`);
   const bench = await Bench.start(t);

@@ -25,7 +25,7 @@ interface Evening {
   over: number;
 }
 
-test("after a week and two million messages nothing is left of any of it", { timeout: 300_000 }, async (t) => {
+test("after a week and two million messages nothing is left of any of it", { timeout: 600_000 }, async (t) => {
   const seed = chooseSeed();
   t.diagnostic(`SOAK_SEED=${seed}`);
   const timersBefore = timers();
