@@ -1,0 +1,33 @@
+// The limit: a node:http server that does nothing but answer, the same at every request. Its only argument is a
+// file with the answers: {"GET": {"headers", "body"}, "POST": {"headers", "body"}}.
+
+import { readFileSync } from "node:fs";
+import { createServer, type ServerResponse } from "node:http";
+import { portOf, record } from "../helpers.ts";
+
+const answers = record(JSON.parse(readFileSync(process.argv[2] ?? "", "utf8")));
+const get = answerOf("GET");
+const post = answerOf("POST");
+
+function answerOf(method: string): { headers: Record<string, string>; body: string } {
+  const { headers, body } = record(answers[method]);
+  const pairs = Object.entries(record(headers)).map(([name, value]) => [name, String(value)] as const);
+  return { headers: Object.fromEntries(pairs), body: String(body) };
+}
+
+function send(res: ServerResponse, status: number, { headers, body }: typeof get): void {
+  res.writeHead(status, headers);
+  res.end(body);
+}
+
+const server = createServer((req, res) => {
+  if (req.method === "GET") return send(res, 200, get);
+  const chunks: Buffer[] = [];
+  req.on("data", (chunk: Buffer) => chunks.push(chunk));
+  req.on("end", () => {
+    Buffer.concat(chunks);
+    send(res, 201, post);
+  });
+});
+
+server.listen(0, "127.0.0.1", () => console.log(`http://127.0.0.1:${portOf(server.address())}`));

@@ -1,0 +1,152 @@
+// Readers who are waiting, and posts at a steady rate that do not wait for anything: an open loop. A post that the
+// server is late for is late for its readers too, as the time counts from when it was to be sent (no coordinated
+// omission).
+
+import { once } from "node:events";
+import { connect, type Socket } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
+import { cpuOf, type Figures } from "./measure.ts";
+import { ROOM_SIZE, type Rooms } from "./rooms.ts";
+
+const TEXT_BYTES = 100;
+const POSTING = 50;
+const MARK = '"text":"#';
+const DIGITS = 9;
+
+/** Some readers at one server, and what has arrived. */
+export class Audience {
+  readonly #rooms: Rooms;
+  readonly #roomCount: number;
+  readonly #readers: Socket[] = [];
+  readonly #posters: Socket[] = [];
+  /** When each post was to be sent. */
+  #due = new Float64Array(0);
+  #latencies: number[] = [];
+  /** The first answer that was not a good one. */
+  #failure: string | undefined;
+
+  private constructor(rooms: Rooms, roomCount: number) {
+    this.#rooms = rooms;
+    this.#roomCount = roomCount;
+  }
+
+  /** Connects six readers to each room and returns when all are held. */
+  static async gather(rooms: Rooms, roomCount: number): Promise<Audience> {
+    const audience = new Audience(rooms, roomCount);
+    for (let room = 0; room < roomCount; room += 1) {
+      const seats = Array.from({ length: ROOM_SIZE }, (_, seat) => audience.#open(audience.#readers, room, seat));
+      await Promise.all(seats);
+    }
+    if (!rooms.isOwnSocket) await Promise.all(Array.from({ length: POSTING }, () => audience.#openPoster()));
+    // The next polls of those who were greeted have yet to arrive.
+    await sleep(200);
+    return audience;
+  }
+
+  async #openPoster(): Promise<void> {
+    const socket = await openSocket(this.#rooms.target.port);
+    socket.on("data", (part: string) => {
+      if (!part.startsWith("HTTP/1.1 20")) this.#failure ??= part;
+    });
+    this.#posters.push(socket);
+  }
+
+  async #open(readers: Socket[], room: number, seat: number): Promise<void> {
+    const socket = await openSocket(this.#rooms.target.port);
+    readers[room * ROOM_SIZE + seat] = socket;
+    const { poll } = this.#rooms;
+    let pending = "";
+    socket.on("data", (part: string) => {
+      pending += part;
+      if (!poll) {
+        pending = this.#take(pending);
+      } else if (isWhole(pending)) {
+        if (!pending.startsWith("HTTP/1.1 200")) this.#failure ??= pending;
+        this.#take(pending);
+        socket.write(poll(room, seat, pending), "latin1");
+        pending = "";
+      }
+    });
+    const greeted = this.#rooms.isGreeted && once(socket, "data");
+    socket.write(this.#rooms.listen(room, seat), "latin1");
+    await greeted;
+  }
+
+  /** Notes the messages in what has come; returns its end, in which one may have begun. */
+  #take(text: string): string {
+    const now = performance.now();
+    const length = MARK.length + DIGITS;
+    let from = 0;
+    for (let at = text.indexOf(MARK); at >= 0 && at + length <= text.length; at = text.indexOf(MARK, from)) {
+      from = at + length;
+      const due = this.#due[Number(text.slice(at + MARK.length, from))] ?? NaN;
+      this.#latencies.push(now - due);
+    }
+    return text.slice(Math.max(from, text.length - length));
+  }
+
+  /** Posts at `rate` deliveries a second for so many seconds; the CPU of a delivery and the times it took. */
+  async run(rate: number, seconds: number): Promise<{ cpu: number; p50: number; p99: number }> {
+    const posts = Math.round((rate * seconds) / ROOM_SIZE);
+    this.#due = new Float64Array(posts);
+    this.#latencies = [];
+    const { pid } = this.#rooms.target;
+    const before = cpuOf(pid);
+    await this.#post(posts, (1_000 * ROOM_SIZE) / rate);
+    const expected = posts * ROOM_SIZE;
+    for (let tries = 0; this.#latencies.length < expected && tries < 500; tries += 1) await sleep(20);
+    if (this.#failure !== undefined) throw new Error(this.#failure);
+    if (this.#latencies.length !== expected) throw new Error(`${this.#latencies.length} of ${expected} delivered`);
+    const sorted = Float64Array.from(this.#latencies).toSorted();
+    const at = (part: number): number => sorted[Math.floor(part * (expected - 1))] ?? NaN;
+    return { cpu: (cpuOf(pid) - before) / expected, p50: at(0.5), p99: at(0.99) };
+  }
+
+  /** Sends each post when it is due, or as soon after as this process gets to it. */
+  #post(posts: number, gap: number): Promise<void> {
+    const start = performance.now();
+    let next = 0;
+    return new Promise((resolve) => {
+      const step = (): void => {
+        for (; next < posts && start + next * gap <= performance.now(); next += 1) {
+          this.#due[next] = start + next * gap;
+          this.#sendPost(next);
+        }
+        if (next === posts) resolve();
+        else setImmediate(step);
+      };
+      step();
+    });
+  }
+
+  #sendPost(number: number): void {
+    const room = number % this.#roomCount;
+    const text = `#${String(number).padStart(DIGITS, "0")}`.padEnd(TEXT_BYTES, "x");
+    const socket = this.#rooms.isOwnSocket ? this.#readers[room * ROOM_SIZE] : this.#posters[number % POSTING];
+    socket?.write(this.#rooms.post(room, text), "latin1");
+  }
+
+  async leave(): Promise<void> {
+    for (const socket of [...this.#readers, ...this.#posters]) socket.destroy();
+    await sleep(100);
+  }
+}
+
+async function openSocket(port: number): Promise<Socket> {
+  const socket = connect({ port, host: "127.0.0.1", noDelay: true });
+  socket.setEncoding("latin1");
+  await once(socket, "connect");
+  return socket;
+}
+
+/** Whether an answer with a Content-Length is all there. */
+function isWhole(text: string): boolean {
+  const head = text.indexOf("\r\n\r\n");
+  const at = text.indexOf("Content-Length: ");
+  return head > 0 && at > 0 && text.length >= head + 4 + parseInt(text.slice(at + 16, at + 26), 10);
+}
+
+/** Figures under a name: "… CPU", "… p99". */
+export function named(name: string, { cpu, p99 }: { cpu: number; p99: number }): Figures {
+  return { [`${name} CPU`]: cpu, [`${name} p99`]: p99 };
+}

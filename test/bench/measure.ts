@@ -1,0 +1,145 @@
+// How the bench measures: processes pinned to a core, their CPU time as the kernel counts it, rounds in random
+// order, and what is made of the figures.
+
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { readFileSync, readdirSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+
+/** Servers run on the one, everything that asks them on the other: neither takes time from what is measured. */
+const SERVER_CORE = "0";
+const LOAD_CORE = "1";
+
+/** Moves this process, and what it starts, to the core of the load. */
+export function pinLoad(): void {
+  const { status } = spawnSync("taskset", ["-acp", LOAD_CORE, String(process.pid)]);
+  if (status !== 0) throw new Error("The bench needs Linux, taskset and two cores.");
+}
+
+/** A server under measurement, started for itself and pinned. */
+export interface Target {
+  readonly child: ChildProcess;
+  readonly pid: number;
+  readonly port: number;
+  /** What it printed up to its address. */
+  readonly printed: string;
+}
+
+const running = new Set<Target>();
+
+export function fileHere(name: string): string {
+  return fileURLToPath(new URL(name, import.meta.url));
+}
+
+/** Starts a server that prints its address (http://127.0.0.1:port), and waits for that. */
+export async function startTarget(command: readonly string[]): Promise<Target> {
+  const child = spawn("taskset", ["-c", SERVER_CORE, ...command], { stdio: ["pipe", "pipe", "inherit"] });
+  let printed = "";
+  child.stdout.setEncoding("utf8");
+  child.stdout.on("data", (part: string) => (printed += part));
+  while (!/127\.0\.0\.1:\d+\s/.test(printed)) {
+    await Promise.race([once(child.stdout, "data"), once(child, "exit")]);
+    if (child.exitCode !== null) throw new Error(`${command.join(" ")} did not start: ${printed}`);
+  }
+  const target = { child, pid: child.pid ?? 0, port: Number(/127\.0\.0\.1:(\d+)/.exec(printed)?.[1]), printed };
+  running.add(target);
+  return target;
+}
+
+export async function stopTarget(target: Target): Promise<void> {
+  running.delete(target);
+  if (target.child.exitCode !== null) return;
+  const gone = once(target.child, "exit");
+  target.child.kill();
+  await gone;
+}
+
+export async function stopTargets(): Promise<void> {
+  await Promise.all([...running].map(stopTarget));
+}
+
+/** What a server of our own says of its memory after a full collection (`answerMemory`), in bytes. */
+export interface Memory {
+  rss: number;
+  heap: number;
+}
+
+export async function memoryOf(target: Target): Promise<Memory> {
+  const { stdin, stdout } = target.child;
+  if (!stdin || !stdout) throw new Error("A target has pipes.");
+  const answer = once(stdout, "data");
+  stdin.write("memory\n");
+  const [line]: unknown[] = await answer;
+  const [rss = 0, heap = 0] = String(line).trim().split(" ").map(Number);
+  return { rss, heap };
+}
+
+/** Microseconds of CPU that a process, its threads and its children have used so far. */
+export function cpuOf(pid: number): number {
+  const path = `/proc/${pid}/task`;
+  const own = readdirSync(path).map((task) => Number(readFileSync(`${path}/${task}/schedstat`, "utf8").split(" ")[0]));
+  const total = own.reduce((sum, each) => sum + each, 0) / 1_000;
+  return childrenOf(pid).reduce((sum, child) => sum + cpuOf(child), total);
+}
+
+/** Bytes in memory of a process and its children. */
+export function residentOf(pid: number): number {
+  const kilobytes = Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]);
+  return childrenOf(pid).reduce((sum, child) => sum + residentOf(child), kilobytes * 1_024);
+}
+
+function childrenOf(pid: number): number[] {
+  return readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").split(" ").filter(Boolean).map(Number);
+}
+
+/** What is measured in one round, by name. */
+export type Figures = Record<string, number>;
+export type Probe = () => Promise<Figures>;
+/** Each figure of each round, a list for each name. */
+export type Series = ReadonlyMap<string, readonly number[]>;
+
+/** Runs all probes in each round once, in an order drawn anew; before the first a round that does not count. */
+export async function runRounds(title: string, rounds: number, probes: readonly Probe[], warmUp = 1): Promise<Series> {
+  const series = new Map<string, number[]>();
+  for (let round = 1 - warmUp; round <= rounds; round += 1) {
+    process.stderr.write(`\r${title}: round ${round} of ${rounds} `);
+    for (const probe of shuffled(probes)) {
+      const figures = Object.entries(await probe());
+      if (round > 0) for (const [name, value] of figures) series.set(name, [...(series.get(name) ?? []), value]);
+    }
+  }
+  process.stderr.write("\n");
+  return series;
+}
+
+export function shuffled<Item>(items: readonly Item[]): Item[] {
+  return items
+    .map((item) => ({ item, place: Math.random() }))
+    .toSorted((a, b) => a.place - b.place)
+    .map(({ item }) => item);
+}
+
+/** A figure over all rounds: the median, and the quartiles about it. */
+export interface Summary {
+  median: number;
+  low: number;
+  high: number;
+}
+
+export function summarise(values: readonly number[]): Summary | undefined {
+  const sorted = values.toSorted((a, b) => a - b);
+  const at = (part: number): number => sorted[Math.round(part * (sorted.length - 1))] ?? 0;
+  return sorted.length === 0 ? undefined : { median: at(0.5), low: at(0.25), high: at(0.75) };
+}
+
+export function summaryOf(series: Series, name: string): Summary | undefined {
+  return summarise(series.get(name) ?? []);
+}
+
+/** The ratio of two figures taken inside each round: what slows the machine down for a while slows both. */
+export function ratioOf(series: Series, over: string, under: string): Summary | undefined {
+  const divisors = series.get(under) ?? [];
+  const dividends = series.get(over) ?? [];
+  if (dividends.length !== divisors.length) return undefined;
+  return summarise(dividends.map((each, round) => each / (divisors[round] ?? NaN)));
+}

@@ -1,0 +1,108 @@
+// What the load of held readers says to each server, byte for byte: rooms of six, all listening, one of them posting.
+
+import { createHash } from "node:crypto";
+import type { Target } from "./measure.ts";
+
+export const ROOM_SIZE = 6;
+
+/** How to talk to the rooms of one server. `room` and `seat` count from 0. */
+export interface Rooms {
+  readonly target: Target;
+  /** What a reader sends first; with `isGreeted` something comes at once. */
+  listen(room: number, seat: number): string;
+  /** What a reader sends after a whole answer; without it the first is a stream that goes on. */
+  readonly poll?: ((room: number, seat: number, answer: string) => string) | undefined;
+  /** What posts a text; on a connection for posts, or with `isOwnSocket` on that of a reader. */
+  post(room: number, text: string): string;
+  readonly isOwnSocket?: true;
+  readonly isGreeted?: true;
+}
+
+/** A room's id and its members' tokens. */
+export type Room = { id: string; tokens: readonly string[] };
+
+const HEADERS = "Host: 127.0.0.1\r\nUser-Agent: bench\r\n";
+
+function bearer({ tokens }: Room, seat: number): string {
+  return `${HEADERS}Authorization: Bearer ${tokens[seat]}\r\n`;
+}
+
+function roomAt(rooms: readonly Room[], index: number): Room {
+  return rooms[index] ?? { id: "", tokens: [] };
+}
+
+function postByHttp(path: string, headers: string, text: string): string {
+  const body = JSON.stringify({ text });
+  return `POST ${path} HTTP/1.1\r\n${headers}Content-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
+}
+
+/** Ours, by long polls. */
+export function pollRooms(target: Target, rooms: readonly Room[]): Rooms {
+  const request = (index: number, seat: number, since: string): string => {
+    const room = roomAt(rooms, index);
+    return `GET /${room.id}?since=${since}&wait=50 HTTP/1.1\r\n${bearer(room, seat)}\r\n`;
+  };
+  return {
+    target,
+    isGreeted: true,
+    listen: (room, seat) => request(room, seat, "0"),
+    // The last, as a message could hold the like.
+    poll: (room, seat, answer) => {
+      const start = answer.lastIndexOf('"cursor":') + 9;
+      return request(room, seat, answer.slice(start, answer.indexOf(",", start)));
+    },
+    post: (index, text) => postByHttp(`/${roomAt(rooms, index).id}`, bearer(roomAt(rooms, index), 0), text),
+  };
+}
+
+/** Ours, by streams. */
+export function streamRooms(target: Target, rooms: readonly Room[]): Rooms {
+  const listen = (index: number, seat: number): string => {
+    const room = roomAt(rooms, index);
+    return `GET /${room.id}?since=latest HTTP/1.1\r\n${bearer(room, seat)}Accept: application/x-ndjson\r\n\r\n`;
+  };
+  return { ...pollRooms(target, rooms), listen, poll: undefined };
+}
+
+function nchanPoll(room: string, after: string): string {
+  return `GET /poll/${room} HTTP/1.1\r\n${HEADERS}${after}\r\n`;
+}
+
+function headerOf(answer: string, name: string): string {
+  const start = answer.indexOf(`\r\n${name}: `) + name.length + 4;
+  return answer.slice(start, answer.indexOf("\r\n", start));
+}
+
+/** How often its rooms were made: each time with new channels, as a channel shows its last messages to who comes. */
+let nchanTimes = 0;
+
+export function nchanRooms(target: Target): Rooms {
+  nchanTimes += 1;
+  const prefix = `${nchanTimes}-`;
+  return {
+    target,
+    listen: (room) => nchanPoll(prefix + room, ""),
+    poll: (room, _seat, answer) => {
+      const [time, tag] = [headerOf(answer, "Last-Modified"), headerOf(answer, "Etag")];
+      return nchanPoll(prefix + room, `If-Modified-Since: ${time}\r\nIf-None-Match: ${tag}\r\n`);
+    },
+    post: (room, text) => postByHttp(`/post/${prefix}${room}`, HEADERS, text),
+  };
+}
+
+export function wsRooms(target: Target): Rooms {
+  const key = createHash("md5").update("bench").digest("base64");
+  const upgrade = `Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ${key}\r\n`;
+  return {
+    target,
+    isOwnSocket: true,
+    isGreeted: true,
+    listen: (room) => `GET /${room} HTTP/1.1\r\n${HEADERS}${upgrade}\r\n`,
+    post: (_room, text) => frame(JSON.stringify({ text })),
+  };
+}
+
+/** A WebSocket frame (RFC 6455, section 5.2) of a text under 126 bytes, masked by zeros, which leave it as it is. */
+function frame(text: string): string {
+  return `\x81${String.fromCharCode(0x80 + text.length)}\0\0\0\0${text}`;
+}

@@ -1,0 +1,28 @@
+// This server with chats already in it, for what they cost: `node store.ts CHATS MESSAGES SEATS FILE`. Writes each
+// chat's id and its members' tokens to FILE, a line a chat.
+
+import { writeFileSync } from "node:fs";
+import { createApp } from "../../server.ts";
+import { portOf } from "../helpers.ts";
+import { answerMemory } from "./memory.ts";
+
+const [chatCount = 0, messageCount = 0, seatCount = 0] = process.argv.slice(2, 5).map(Number);
+const { server, chats, sweep } = createApp({ rateLimit: false });
+
+function fillChat(): string {
+  const creator = chats.create(undefined, undefined);
+  for (let seat = 1; seat < seatCount; seat += 1) chats.join(creator.chat, undefined, undefined);
+  // A hundred bytes that are no other message's, as what comes by HTTP.
+  for (let n = 0; n < messageCount; n += 1) chats.post(creator, String(Math.random()).padEnd(100, "x"), undefined);
+  return [creator.chat.id, ...creator.chat.members.map(({ token }) => token)].join(" ");
+}
+
+function fill(): void {
+  const lines = Array.from({ length: chatCount }, fillChat);
+  writeFileSync(process.argv[5] ?? "", `${lines.join("\n")}\n`);
+}
+
+fill();
+answerMemory();
+setInterval(sweep, 250);
+server.listen(0, "127.0.0.1", () => console.log(`http://127.0.0.1:${portOf(server.address())}`));
