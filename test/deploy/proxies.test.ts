@@ -1,0 +1,170 @@
+// The proxies of deploy/, each from its very file but for ports and paths, with the program behind it.
+
+import assert from "node:assert/strict";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { Agent } from "node:https";
+import test, { type TestContext } from "node:test";
+import assets from "../../dist/assets.json" with { type: "json" };
+import { selfSigned } from "../certificate.ts";
+import {
+  assertError,
+  at,
+  freePort,
+  invitationOf,
+  LOCAL,
+  messageOf,
+  pollOf,
+  Program,
+  type Reply,
+  send,
+  type SendOptions,
+  sessionOf,
+  temporaryFolder,
+} from "../helpers.ts";
+import { countHeld, createChat, eventually, join, openStream, replaceAll, startProxy } from "../proxies.ts";
+
+const HOST = { Host: "chat.example.org" };
+const URL_FLAGS = ["--url", "https://chat.example.org"];
+
+/** Each starts its proxy in front of a port, and returns the proxy's own. */
+const PROXIES = { nginx: startNginx, Caddy: startCaddy };
+
+async function startNginx(t: TestContext, nodePort: number): Promise<number> {
+  const folder = temporaryFolder(t);
+  const [port, plainPort] = [await freePort(), await freePort()];
+  const { cert, key } = selfSigned();
+  writeFileSync(`${folder}/cert.pem`, cert);
+  writeFileSync(`${folder}/key.pem`, key);
+  const site = replaceAll(readDeploy("nginx.conf"), {
+    "127.0.0.1:8080": `127.0.0.1:${nodePort}`,
+    "listen 443": `listen 127.0.0.1:${port}`,
+    "listen 80": `listen 127.0.0.1:${plainPort}`,
+    "/etc/ssl/chat.example.org.pem": `${folder}/cert.pem`,
+    "/etc/ssl/chat.example.org.key": `${folder}/key.pem`,
+  });
+  const own = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(
+    (name) => `${name}_temp_path ${folder}/${name};`,
+  );
+  writeFileSync(
+    `${folder}/nginx.conf`,
+    `daemon off; pid ${folder}/pid; events {} http { access_log off; ${own.join(" ")}\n${site}}`,
+  );
+  await startProxy(t, port, "nginx", ["-e", "stderr", "-p", folder, "-c", `${folder}/nginx.conf`]);
+  return port;
+}
+
+async function startCaddy(t: TestContext, nodePort: number): Promise<number> {
+  const folder = temporaryFolder(t);
+  const port = await freePort();
+  const site = replaceAll(readDeploy("Caddyfile"), {
+    "127.0.0.1:8080": `127.0.0.1:${nodePort}`,
+    // A certificate of its own making, as nobody out there could give one for this name.
+    "\nchat.example.org {": `\nhttps://chat.example.org:${port} {\n\tbind 127.0.0.1\n\ttls internal`,
+  });
+  writeFileSync(
+    `${folder}/Caddyfile`,
+    `{\n\tadmin off\n\tskip_install_trust\n\tauto_https disable_redirects\n}\n${site}`,
+  );
+  mkdirSync(`${folder}/home`);
+  await startProxy(t, port, "caddy", ["run", "--adapter", "caddyfile", "--config", `${folder}/Caddyfile`], {
+    HOME: `${folder}/home`,
+    XDG_DATA_HOME: `${folder}/home`,
+    XDG_CONFIG_HOME: `${folder}/home`,
+  });
+  // It listens before it has made its certificate.
+  await eventually("Caddy's certificate", () =>
+    send({ port, tls: true }, "GET", "/healthz", { headers: HOST }).then(
+      ({ status }) => status === 200,
+      () => false,
+    ),
+  );
+  return port;
+}
+
+function readDeploy(name: string): string {
+  return readFileSync(new URL(`../../deploy/${name}`, import.meta.url), "utf8");
+}
+
+for (const [name, startIt] of Object.entries(PROXIES)) {
+  test(`${name} passes the page and a chat, whose links begin with --url`, async (t) => {
+    const { ask } = await start(t, startIt, URL_FLAGS);
+    const page = await ask("GET", "/", { headers: { Accept: "text/html" } });
+    assert.equal(page.text, assets.page);
+    assert.equal(page.headers["content-security-policy"], assets.pagePolicy);
+    const ana = sessionOf(await ask("POST", "/create", { body: { username: "Ana" } }));
+    assert.equal(ana.url, `https://chat.example.org/${ana.chat_id}`);
+    const said = { token: ana.session_token, body: { text: "ä".repeat(2000) } };
+    const message = messageOf(await ask("POST", `/${ana.chat_id}`, said));
+    const seen = pollOf(await ask("GET", `/${ana.chat_id}`, { token: ana.session_token }));
+    assert.deepEqual(seen.messages, [message]);
+    const { magic_link } = invitationOf(await ask("POST", `/${ana.chat_id}/invite`, { token: ana.session_token }));
+    assert.ok(magic_link.startsWith(`https://chat.example.org/${ana.chat_id}#invite=`), magic_link);
+    const large = await ask("POST", `/${ana.chat_id}`, { ...said, body: "x".repeat(40_000) });
+    console.error(large.status, large.headers, large.text);
+    assertError(large, "too_large");
+  });
+
+  test(`behind ${name} links without --url begin with the address that the browser has`, async (t) => {
+    const { ask } = await start(t, startIt, []);
+    const ana = sessionOf(await ask("POST", "/create"));
+    assert.equal(ana.url, `https://chat.example.org/${ana.chat_id}`);
+  });
+
+  test(`${name} lets a poll be held, passes its answer at once, and tells when its reader has gone`, async (t) => {
+    const { ask, node, target } = await start(t, startIt, URL_FLAGS);
+    const ana = await createChat(target, { headers: HOST });
+    const ben = await join(target, ana, { headers: HOST });
+    const held = ask("GET", `${ben.path}?since=latest&wait=50`, { token: ben.token });
+    await eventually("the poll to be held", async () => (await countHeld(node)) === 1);
+    const message = messageOf(await ask("POST", ana.path, { token: ana.token, body: { text: "Hello" } }));
+    assert.deepEqual(pollOf(await held).messages, [message]);
+
+    const leaving = new AbortController();
+    const { signal } = leaving;
+    const left = ask("GET", `${ben.path}?since=latest&wait=50`, { token: ben.token, signal });
+    await eventually("the poll to be held", async () => (await countHeld(node)) === 1);
+    leaving.abort();
+    await assert.rejects(left);
+    await eventually("the poll to be forgotten", async () => (await countHeld(node)) === 0);
+  });
+
+  test(`${name} passes a stream line by line`, async (t) => {
+    const { ask, node, target } = await start(t, startIt, URL_FLAGS);
+    const ana = await createChat(target, { headers: HOST });
+    const lines = await openStream(t, target, ana, HOST);
+    assert.match(String((await lines.next()).value), /^\{"members":/);
+    for (const text of ["one", "two", "three"]) {
+      const message = messageOf(await ask("POST", ana.path, { token: ana.token, body: { text } }));
+      assert.deepEqual(JSON.parse(String((await lines.next()).value)), message);
+    }
+    assert.equal(await countHeld(node), 1, "it is still open");
+  });
+
+  test(`behind ${name} who creates too much is refused, and nobody else, whatever headers they make up`, async (t) => {
+    const { ask, target } = await start(t, startIt, URL_FLAGS);
+    const replies: Reply[] = [];
+    for (let index = 0; index < 80; index += 1) {
+      replies.push(await ask("POST", "/create", { headers: { "X-Forwarded-For": `203.0.113.${index}` } }));
+    }
+    assertError(at(replies, -1), "rate_limited");
+    const elsewhere = new Agent({ localAddress: "127.0.0.2" });
+    t.after(() => elsewhere.destroy());
+    sessionOf(await send({ ...target, agent: elsewhere }, "POST", "/create", { headers: HOST }));
+  });
+
+  test(`${name} shows the metrics to nobody`, async (t) => {
+    const { ask, node } = await start(t, startIt, URL_FLAGS);
+    assert.equal((await node.send("GET", "/metrics")).status, 200);
+    const reply = await ask("GET", "/metrics");
+    assert.equal(reply.status, 404);
+    assert.doesNotMatch(reply.text, /watch_party/);
+  });
+}
+
+async function start(t: TestContext, startIt: typeof startNginx, flags: string[]) {
+  const node = await Program.start(t, [...LOCAL, "--trust-proxy", "--metrics", ...flags]);
+  const target = { port: await startIt(t, node.port), tls: true };
+  const ask = (method: string, path: string, options: SendOptions = {}): Promise<Reply> =>
+    send(target, method, path, { ...options, headers: { ...HOST, ...options.headers } });
+  return { node, target, ask };
+}
