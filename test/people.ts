@@ -8,7 +8,7 @@ import { newPerson, type Party, startParty } from "./browser.ts";
 
 export const PHONE = { viewport: { width: 320, height: 568 }, hasTouch: true, isMobile: true };
 
-export async function start(page: Page, { origin }: Party, name = "Ana"): Promise<string> {
+export async function start(page: Page, { origin }: Pick<Party, "origin">, name = "Ana"): Promise<string> {
   await page.goto(origin);
   await page.getByLabel("Your name").fill(name);
   await page.getByRole("button", { name: "Start a chat" }).click();

@@ -11,14 +11,14 @@ import type { TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { invitationOf, type Program, SECOND, send, type SendOptions, sessionOf, type Target } from "./helpers.ts";
 
-/** Runs a proxy until the test is over, and returns when it listens. */
+/** Runs a proxy until the test is over. Returns its process id as soon as it listens. */
 export async function startProxy(
   t: TestContext,
   port: number,
   command: string,
   args: string[],
   env: NodeJS.ProcessEnv = {},
-): Promise<void> {
+): Promise<number> {
   // Debian keeps servers where only root's PATH looks.
   const path = `${process.env["PATH"]}:/usr/sbin:/sbin`;
   const child = spawn(command, args, {
@@ -37,6 +37,7 @@ export async function startProxy(
     assert.equal(child.exitCode, null, complaints);
     return isOpen(port);
   });
+  return child.pid ?? 0;
 }
 
 function isOpen(port: number): Promise<boolean> {
