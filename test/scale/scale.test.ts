@@ -135,6 +135,18 @@ test("a held poll is answered at once by a post, on every node", async (t) => {
   }
 });
 
+test("a create repeated with its key gives the same chat, though there are other nodes", async (t) => {
+  const cluster = await Cluster.start(t);
+  for (const key of ["first key, of 22 or more", "another key, as long as it"]) {
+    const headers = { "Idempotency-Key": key };
+    const first = sessionOf(await send(cluster, "POST", "/create", { headers }));
+    for (let repeat = 0; repeat < 4; repeat += 1) {
+      await createChat(cluster);
+      assert.deepEqual(sessionOf(await send(cluster, "POST", "/create", { headers }), 200), first);
+    }
+  }
+});
+
 test("the page comes from any node, also for a chat of no node", async (t) => {
   const cluster = await Cluster.start(t);
   const headers = { Accept: "text/html" };
