@@ -152,7 +152,7 @@ interface Call {
   /** The ids in the path, where it has some. */
   readonly chatId: string;
   readonly memberId: string;
-  readonly headers: IncomingHttpHeaders;
+  headers: IncomingHttpHeaders;
   readonly socket: Socket;
   /** The time; looked at anew when the body has come, as that takes its time. */
   now: number;
@@ -204,6 +204,10 @@ type Route =
 const METRICS_PATH = "/metrics";
 
 const ROUTES: readonly Route[] = [
+  // What is asked for most stands first, as it is looked for from the top; no path fits two of these.
+  { method: "GET", path: "/:chat_id", caller: "member", handle: readMessages, page: true },
+  { method: "POST", path: "/:chat_id", caller: "member", handle: postMessage, body: true },
+  { method: "DELETE", path: "/:chat_id", caller: "creator", handle: endChat },
   { method: "GET", path: "/", caller: "anyone", handle: showHelp, page: true },
   { method: "GET", path: "/openapi.json", caller: "anyone", handle: () => json(200, assets.openapi) },
   { method: "GET", path: "/healthz", caller: "anyone", handle: () => json(200, { status: "ok" }) },
@@ -211,9 +215,6 @@ const ROUTES: readonly Route[] = [
   { method: "GET", path: "/robots.txt", caller: "anyone", handle: () => plainText(ROBOTS) },
   { method: "GET", path: METRICS_PATH, caller: "anyone", handle: showMetrics },
   { method: "POST", path: "/create", caller: "anyone", handle: createChat, body: true, rate: "create" },
-  { method: "GET", path: "/:chat_id", caller: "member", handle: readMessages, page: true },
-  { method: "POST", path: "/:chat_id", caller: "member", handle: postMessage, body: true },
-  { method: "DELETE", path: "/:chat_id", caller: "creator", handle: endChat },
   { method: "POST", path: "/:chat_id/invite", caller: "creator", handle: makeInvite },
   { method: "GET", path: "/:chat_id/invite", caller: "anyone", handle: lookAtInvite },
   { method: "DELETE", path: "/:chat_id/invite", caller: "creator", handle: revokeInvites },
@@ -504,9 +505,17 @@ function parseObject(text: string): Record<string, unknown> | undefined {
   }
 }
 
+/**
+ * A time (milliseconds since 1970) as ISO 8601 in UTC. The text of a second is made once: a Date costs more than
+ * the rest of many an answer.
+ */
 function iso(time: number): string {
-  return new Date(time).toISOString();
+  const second = Math.floor(time / SECOND);
+  if (second !== latest.second) latest = { second, text: new Date(second * SECOND).toISOString().slice(0, 20) };
+  return `${latest.text}${String(time - second * SECOND).padStart(3, "0")}Z`;
 }
+
+let latest = { second: NaN, text: "" };
 
 function sessionReply(status: 200 | 201, member: Member, call: Call): Reply {
   const { chat } = member;
@@ -527,15 +536,13 @@ function sessionReply(status: 200 | 201, member: Member, call: Call): Reply {
  */
 function pollReply(member: Member, since: number, now: number, isRetry: boolean): Reply {
   const { chat } = member;
-  const others: Omit<PollReply, "messages"> = {
-    cursor: chat.cursor,
-    missed: chat.lastDropped > since,
-    members: viewMembers(member, now),
-    expires_at: iso(member.expiresAt),
-    ...(isRetry && { retry_in: LIMITS.retrySeconds }),
-  };
-  const messages = messagesSince(chat, since).map((each) => each.json);
-  return json(200, `{"messages":[${messages.join()}],${JSON.stringify(others).slice(1)}`);
+  const missed = chat.lastDropped > since;
+  const retry = isRetry ? `,"retry_in":${LIMITS.retrySeconds}` : "";
+  const rest = `"members":${viewMembers(member, now)},"expires_at":${member.expiry}${retry}`;
+  return json(
+    200,
+    `{"messages":[${messagesSince(chat, since).join()}],"cursor":${chat.cursor},"missed":${missed},${rest}}`,
+  );
 }
 
 /**
@@ -549,25 +556,23 @@ function streamLines(member: Member, since: number, now: number, isFirst: boolea
   const cursor = messages.length > 0 ? since : chat.cursor;
   const hasMoved = isFirst || since < chat.membersChanged;
   return [
-    ...(hasMoved ? [JSON.stringify({ members: viewMembers(member, now), cursor })] : []),
+    ...(hasMoved ? [`{"members":${viewMembers(member, now)},"cursor":${cursor}}`] : []),
     ...(chat.lastDropped > since ? ['{"missed":true}'] : []),
-    ...messages.map((each) => each.json),
+    ...messages,
   ].join("\n");
 }
 
-function messagesSince(chat: Chat, since: number): Chat["messages"] {
-  return chat.messages.slice(chat.messages.findLastIndex(({ id }) => id <= since) + 1);
+function messagesSince(chat: Chat, since: number): string[] {
+  return chat.messages.slice(chat.messageIds.findLastIndex((id) => id <= since) + 1);
 }
 
-function viewMembers(reader: Member, now: number): MemberView[] {
-  const { chat } = reader;
-  return chat.members.map((each) => ({
-    id: each.id,
-    username: each.username,
-    creator: each === chat.creator,
-    online: each.polls > 0 || now - each.lastSeen < LIMITS.onlineMs,
-    you: each === reader,
-  }));
+/** The members as one of them sees them: a MemberView[] in JSON. */
+function viewMembers(reader: Member, now: number): string {
+  const views = reader.chat.members.map((each) => {
+    const online = each.polls > 0 || now - each.lastSeen < LIMITS.onlineMs;
+    return `{${each.view},"online":${online},"you":${each === reader}}`;
+  });
+  return `[${views.join()}]`;
 }
 
 /**
@@ -635,6 +640,9 @@ interface Member {
   readonly username: string;
   readonly expiresAt: number;
   readonly token: string;
+  /** In JSON what stays the same of its MemberView, without the braces, and its `expires_at`. */
+  readonly view: string;
+  readonly expiry: string;
   /** What this seat is found by when the request that took it is repeated: see `readSeatKey`. */
   readonly key: string | undefined;
   lastSeen: number;
@@ -650,8 +658,9 @@ class Chat {
   readonly id: string;
   /** In the order of joining. */
   readonly members: Member[] = [];
-  /** The last 30, each with its JSON (a MessageView), made once. */
-  readonly messages: { id: number; json: string }[] = [];
+  /** The last 30 in JSON (a MessageView), made once, and their ids beside them. */
+  readonly messages: string[] = [];
+  readonly messageIds: number[] = [];
   readonly waiters = new Set<Waiter>();
   creator: Member | undefined;
   membersEver = 0;
@@ -720,6 +729,11 @@ export class Chats {
     return this.#chats.get(id);
   }
 
+  /** Whether a seat is still held. */
+  holds(member: Member): boolean {
+    return this.#seats.has(member);
+  }
+
   /** Gives one more chat a place, at the cost of one that nobody uses if need be. @throws ApiError server_full */
   makeRoom(): void {
     if (this.#chats.size < (this.#options.maxChats ?? LIMITS.chats)) return;
@@ -750,13 +764,18 @@ export class Chats {
     const now = this.#options.now();
     const expiresAt = now + LIMITS.sessionMs;
     const payload = { kind: "session", chatId: chat.id.slice(-16), counter: chat.membersEver, expiresAt } as const;
+    const id = String(chat.membersEver);
+    const name = username ?? guestName(chat, seat);
+    const view = { id, username: name, creator: chat.membersEver === 1 } satisfies Partial<MemberView>;
     const member: Member = {
       chat,
-      id: String(chat.membersEver),
+      id,
       seat,
-      username: username ?? guestName(chat, seat),
+      username: name,
       expiresAt,
       token: signToken(payload, this.#options.secret),
+      view: JSON.stringify(view).slice(1, -1),
+      expiry: JSON.stringify(iso(expiresAt)),
       key,
       lastSeen: now,
       polls: 0,
@@ -788,8 +807,12 @@ export class Chats {
     const now = this.#options.now();
     const id = chat.cursor + 1;
     const posted = JSON.stringify(viewMessage(member, id, text, now));
-    chat.messages.push({ id, json: posted });
-    if (chat.messages.length > LIMITS.keptMessages) chat.lastDropped = chat.messages.shift()?.id ?? 0;
+    chat.messages.push(posted);
+    chat.messageIds.push(id);
+    if (chat.messages.length > LIMITS.keptMessages) {
+      chat.messages.shift();
+      chat.lastDropped = chat.messageIds.shift() ?? 0;
+    }
     if (key !== undefined) {
       member.keys ??= new Map();
       setNewest(member.keys, key, { id, sentAt: now, digest: digest(text) }, LIMITS.keysPerSeat);
@@ -854,13 +877,15 @@ export class Chats {
    */
   hold(waiter: Waiter): boolean {
     const { member, browser, visible } = waiter;
-    const held = this.#browsers.get(browser) ?? new Set();
-    if (held.size >= LIMITS.pollsPerBrowser) {
-      const hidden = visible ? [...held].find((each) => !each.visible) : undefined;
-      if (!hidden) return false;
-      this.#finish(hidden, "retry");
+    if (browser !== "") {
+      const held = this.#browsers.get(browser) ?? new Set();
+      if (held.size >= LIMITS.pollsPerBrowser) {
+        const hidden = visible ? [...held].find((each) => !each.visible) : undefined;
+        if (!hidden) return false;
+        this.#finish(hidden, "retry");
+      }
+      this.#browsers.set(browser, held.add(waiter));
     }
-    if (browser !== "") this.#browsers.set(browser, held.add(waiter));
     this.#held.add(waiter);
     member.chat.waiters.add(waiter);
     member.polls += 1;
@@ -891,7 +916,7 @@ export class Chats {
       if (now < member.expiresAt) break;
       due.push(member);
     }
-    this.free(due, "expired_token");
+    if (due.length > 0) this.free(due, "expired_token");
   }
 
   /** Ends what is due: sessions, and the polls whose time is up. Looking at 60,000 polls takes a millisecond. */
@@ -1213,12 +1238,12 @@ function linesReply(member: Member, since: number, now: number): Reply {
 const NO_BODY = Buffer.alloc(0);
 
 function handleRequest(req: IncomingMessage, res: ServerResponse, party: Party): void {
-  const { method = "", headers, socket } = req;
+  const { method = "", url = "", headers, socket } = req;
   // An absolute target (RFC 9112, section 3.2.2) is as good as its path.
-  const [path = "", query = ""] = (req.url ?? "").replace(/^https?:\/\/[^/?]*/i, "").split("?", 2);
+  const target = url.startsWith("/") ? url : url.replace(/^https?:\/\/[^/?]*/i, "");
+  const [path = "", query = ""] = target.split("?", 2);
   const [, chatId = "", , memberId = ""] = path.split("/", 4);
-  const ids = { chatId, memberId };
-  const call = { party, method, path: path || "/", query, ...ids, headers, socket, now: 0, body: NO_BODY };
+  const call = { party, method, path: path || "/", query, chatId, memberId, headers, socket, now: 0, body: NO_BODY };
   if (party.options.log) logWhenDone(call, res, party.options.log);
   answer(call, res, () => dispatch(call, res));
 }
@@ -1263,8 +1288,8 @@ function dispatch(call: Call, res: ServerResponse): Reply | Waiter | undefined {
   if (route.page && wantsPage(call)) return pageReply(call, 200);
   if (route.rate) countCall(route.rate, call);
   if (!route.body) return runRoute(route, call);
-  if (route.caller !== "anyone") authoriseMember(call, route.caller);
-  readBody(route, call, res);
+  const member = route.caller === "anyone" ? undefined : authoriseMember(call, route.caller);
+  readBody(call, res, () => runRoute(route, call, member));
   return undefined;
 }
 
@@ -1274,16 +1299,18 @@ function startClock(call: Call): void {
   call.party.chats.expire(call.now);
 }
 
-function runRoute(route: Route, call: Call): Reply | Waiter {
+/** `known` is the member whose token was looked at before the body came: it need not be compared again, only sit here still. */
+function runRoute(route: Route, call: Call, known?: Member): Reply | Waiter {
   if (route.caller === "anyone") return route.handle(call);
-  return route.handle(call, authoriseMember(call, route.caller));
+  const isHere = known && call.party.chats.holds(known) && call.now < known.expiresAt;
+  return route.handle(call, isHere ? known : authoriseMember(call, route.caller));
 }
 
 /**
  * Collects the body, then runs the route; at once and without a body where it is too large. Time has passed,
- * so clock and token are looked at again. By events: `for await` over a request costs a third of the throughput.
+ * so the clock is looked at again. By events: `for await` over a request costs a third of the throughput.
  */
-function readBody(route: Route, call: Call, res: ServerResponse): void {
+function readBody(call: Call, res: ServerResponse, run: () => Reply | Waiter): void {
   const chunks: Buffer[] = [];
   let size = 0;
   const { party } = call;
@@ -1292,7 +1319,7 @@ function readBody(route: Route, call: Call, res: ServerResponse): void {
     answer(call, res, () => {
       if (party.stopping === "now") throw new ApiError("stopping");
       startClock(call);
-      return runRoute(route, call);
+      return run();
     });
   };
   if (Number(call.headers["content-length"] ?? 0) > LIMITS.bodyBytes) return finish(undefined);
@@ -1318,6 +1345,9 @@ function hold(waiter: Waiter, call: Call, res: ServerResponse): void {
     });
   };
   if (waiter.isStream) writeStream(waiter, call, res);
+  // Held polls are most of what there is in memory: the headers, which only their beginning needed, go.
+  res.req.headers = call.headers = {};
+  res.req.rawHeaders = [];
   HOLDING.add(call.socket);
   res.once("close", () => {
     HOLDING.delete(call.socket);
@@ -1356,7 +1386,7 @@ function writeStream(waiter: Waiter, { party }: Call, res: ServerResponse): void
  * The connections with a held poll. A second one pipelined behind it could not be answered before it, and without
  * a limit one connection would hold as many as it can send, at 3 kB each; so it is answered at once.
  */
-const HOLDING = new WeakSet<Socket>();
+const HOLDING = new Set<Socket>();
 
 function send({ status, headers, body }: Reply, call: Call, res: ServerResponse): void {
   if (res.destroyed) return;

@@ -43,7 +43,7 @@ function authorise(chatId: string, authorization = ""): Seat {
 
 function view(seat: Seat, since: number): string {
   const { chat } = seat;
-  const messages = chat.messages.filter(({ id }) => id > since).map(({ json }) => json);
+  const messages = chat.messages.slice(chat.messageIds.findLastIndex((id) => id <= since) + 1);
   const others = {
     cursor: chat.cursor,
     missed: chat.lastDropped > since,
