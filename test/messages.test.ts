@@ -1,8 +1,21 @@
 // POST /:chat_id: what is posted, how it is read back, what is kept, and that a repeat posts nothing.
 
 import assert from "node:assert/strict";
-import test from "node:test";
-import { assertError, at, type Member, messageOf, MINUTE, pollOf, SECOND, startServer } from "./helpers.ts";
+import test, { type TestContext } from "node:test";
+import {
+  assertError,
+  at,
+  HOUR,
+  type Member,
+  messageOf,
+  MINUTE,
+  parseReply,
+  pollOf,
+  type Reply,
+  SECOND,
+  startServer,
+  Wire,
+} from "./helpers.ts";
 
 test("a message is answered as readers see it, and its id is the cursor", async (t) => {
   const server = await startServer(t);
@@ -435,4 +448,39 @@ test("coming online and going absent does not move the cursor", async (t) => {
   await ben.read();
   server.pass(30 * SECOND);
   assert.equal(pollOf(await ana.poll("?since=2")).cursor, 2);
+});
+
+/** Sends a message's headers, and when its token has been found good lets something happen before its body. */
+async function postAcross(t: TestContext, member: Member, happen: () => unknown): Promise<Reply> {
+  const wire = await Wire.open(t, member.server.port);
+  const body = '{"text":"too late"}';
+  const headers = `Host: party\r\nAuthorization: Bearer ${member.token}\r\nContent-Length: ${body.length}`;
+  wire.write(`POST /${member.chatId} HTTP/1.1\r\n${headers}\r\nExpect: 100-continue\r\n\r\n`);
+  await wire.waitFor(/^HTTP\/1\.1 100 Continue\r\n\r\n$/);
+  await happen();
+  wire.received = "";
+  wire.write(body);
+  await wire.waitFor(/\}$/);
+  return parseReply(wire.received);
+}
+
+test("a message whose author is removed while its body is coming is refused", async (t) => {
+  const [ana, ben] = await (await startServer(t)).party("Ana", "Ben");
+  assertError(await postAcross(t, ben, () => ana.send("DELETE", `/members/${ben.id}`)), "revoked_token");
+  assert.deepEqual((await ana.read()).messages, []);
+});
+
+test("a message whose chat is ended while its body is coming is refused", async (t) => {
+  const [ana, ben] = await (await startServer(t)).party("Ana", "Ben");
+  assertError(await postAcross(t, ben, () => ana.send("DELETE")), "chat_not_found");
+});
+
+test("a message whose author's session ends while its body is coming is refused, though a clock was set back", async (t) => {
+  const server = await startServer(t, { rateLimit: false });
+  await server.party("Ana");
+  server.clock.advance(-HOUR);
+  // Ben's seat ends first, but stands behind one that lasts an hour longer.
+  const [ben] = await server.party("Ben");
+  server.clock.advance(6 * HOUR - 1);
+  assertError(await postAcross(t, ben, () => server.clock.advance(1)), "expired_token");
 });
