@@ -1627,7 +1627,21 @@ export async function main(argv: string[], env: NodeJS.ProcessEnv): Promise<void
     const line = messageOf(error).replace(/\p{Cc}/gu, " ");
     process.stderr.write(`watch-party: ${line}${isUsageRead ? "" : "; see --help"}\n`);
     process.exitCode = isUsageRead ? 1 : 2;
+    if (argv.length === 0 && !env["PROMPT"]) await holdConsole();
   }
+}
+
+/**
+ * A double click on Windows opens a console that closes with the program, and with what it said. So a start that failed
+ * waits for a key, or a minute; not where somebody typed flags, or has a prompt (cmd) that stays.
+ */
+async function holdConsole(): Promise<void> {
+  const { platform, stdin, stderr } = process;
+  if (platform !== "win32" || !stdin.isTTY || !stderr.isTTY) return;
+  stderr.write("Press any key to close this window.\n");
+  stdin.setRawMode(true);
+  await Promise.race([once(stdin, "data"), sleep(MINUTE)]);
+  process.exit();
 }
 
 function ignore(): void {}

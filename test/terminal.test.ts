@@ -8,7 +8,18 @@ import { type Ended, LOCAL, plainEnvironment, SERVER, until } from "./helpers.ts
 
 /** What the program shows on a terminal of this width, until it is ended by Ctrl+C, and its exit code. */
 async function onTerminal(columns: number, flags: string[], env: NodeJS.ProcessEnv): Promise<Ended> {
-  const command = [process.execPath, SERVER, ...flags].map((word) => `'${word}'`).join(" ");
+  return typeOn(columns, [SERVER, ...flags], env, /curl[^\n]*\n/, "\u0003");
+}
+
+/** What Node shows on a terminal; where it fits the pattern, a key is pressed. */
+async function typeOn(
+  columns: number,
+  words: string[],
+  env: NodeJS.ProcessEnv,
+  shown: RegExp,
+  key: string,
+): Promise<Ended> {
+  const command = [process.execPath, ...words].map((word) => `'${word}'`).join(" ");
   const child = spawn("script", ["-qec", `stty cols ${columns} && exec ${command}`, "/dev/null"], {
     env: { ...plainEnvironment(), TERM: "xterm-256color", ...env },
     stdio: ["pipe", "pipe", "inherit"],
@@ -16,8 +27,8 @@ async function onTerminal(columns: number, flags: string[], env: NodeJS.ProcessE
   let stdout = "";
   child.stdout.setEncoding("utf8").on("data", (part: string) => (stdout += part));
   const ended = new Promise<number | null>((resolve) => child.on("close", resolve));
-  await until(() => /curl[^\n]*\n/.test(stdout) || child.exitCode !== null, "the print-out");
-  child.stdin.write("\u0003");
+  await until(() => shown.test(stdout) || child.exitCode !== null, "the print-out");
+  child.stdin.write(key);
   return { code: await ended, signal: null, stdout, stderr: "" };
 }
 
@@ -74,3 +85,47 @@ test("NO_COLOR is respected on a terminal", async (t) => {
   assert.ok(modulesOf(stdout).length >= 29);
   return undefined;
 });
+
+// Windows itself is not asked here: Node on Linux is told that it runs there.
+const WINDOWS = 'Object.defineProperty(process, "platform", { value: "win32" });';
+/** No sleep takes any time, and each says how long it would have been. */
+const HURRY =
+  'process.getBuiltinModule("node:timers/promises").setTimeout = async (ms) => console.log(`sleeps ${ms}`);';
+
+function beforehand(...code: string[]): string[] {
+  return ["--import", `data:text/javascript,${encodeURIComponent(code.join(""))}`, SERVER];
+}
+
+const BAD = { WATCH_PARTY_PORT: "many" };
+const PRESS = /Press any key/;
+
+test("on Windows a start that fails in a console of its own waits for a key", async (t) => {
+  if (process.platform !== "linux") return t.skip("script(1) takes other flags elsewhere");
+  const { code, stdout } = await typeOn(80, beforehand(WINDOWS), BAD, PRESS, "x");
+  assert.match(stdout, /WATCH_PARTY_PORT cannot be "many"[^]*\nPress any key/);
+  assert.equal(code, 2);
+  return undefined;
+});
+
+test("on Windows a start that fails in a console of its own ends after a minute without a key", async (t) => {
+  if (process.platform !== "linux") return t.skip("script(1) takes other flags elsewhere");
+  const { code, stdout } = await typeOn(80, beforehand(WINDOWS, HURRY), BAD, PRESS, "");
+  assert.match(stdout, /sleeps 60000/);
+  assert.equal(code, 2);
+  return undefined;
+});
+
+for (const [where, words, env] of [
+  ["in cmd, which has a prompt", beforehand(WINDOWS), { PROMPT: "$P$G" }],
+  ["where flags were typed", [...beforehand(WINDOWS), "--host", "127.0.0.1"], {}],
+  ["on another system", [SERVER], {}],
+] as const) {
+  test(`a start that fails ${where} ends at once`, async (t) => {
+    if (process.platform !== "linux") return t.skip("script(1) takes other flags elsewhere");
+    const { code, stdout } = await typeOn(80, [...words], { ...BAD, ...env }, PRESS, "");
+    assert.match(stdout, /WATCH_PARTY_PORT cannot be "many"/);
+    assert.doesNotMatch(stdout, PRESS);
+    assert.equal(code, 2);
+    return undefined;
+  });
+}

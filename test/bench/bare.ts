@@ -4,6 +4,7 @@
 import { readFileSync } from "node:fs";
 import { createServer, type ServerResponse } from "node:http";
 import { portOf, record } from "../helpers.ts";
+import { answerMemory } from "./memory.ts";
 
 const answers = record(JSON.parse(readFileSync(process.argv[2] ?? "", "utf8")));
 const get = answerOf("GET");
@@ -30,4 +31,6 @@ const server = createServer((req, res) => {
   });
 });
 
+answerMemory();
+server.keepAliveTimeout = 75_000;
 server.listen(0, "127.0.0.1", () => console.log(`http://127.0.0.1:${portOf(server.address())}`));

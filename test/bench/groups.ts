@@ -21,7 +21,7 @@ import {
   type Target,
 } from "./measure.ts";
 import { hasNchan, nchanCommand } from "./nchan.ts";
-import { nchanRooms, pollRooms, type Room, ROOM_SIZE, type Rooms, streamRooms, wsRooms } from "./rooms.ts";
+import { idleRooms, nchanRooms, pollRooms, type Room, ROOM_SIZE, type Rooms, streamRooms, wsRooms } from "./rooms.ts";
 import { hasProgram, load, requestLine } from "./wrk.ts";
 
 export interface Settings {
@@ -140,9 +140,12 @@ async function probeHistory(settings: Settings, party: Target): Promise<Probe[]>
   const nchan = await startNchan(settings);
   const { body } = await ask(party, "POST", `/${room.id}`, { token: at(room.tokens, 0), body: { text: TEXT } });
   for (let n = 0; n < 30; n += 1) await ask(nchan, "POST", "/post/history", { body: JSON.stringify(body) });
-  const { text } = await ask(nchan, "GET", "/history/history");
-  if (text.split(TEXT).length !== 31) throw new Error(`Nchan keeps another history: ${text}`);
-  return [ours, probe(settings, "history nchan", nchan, [requestLine("GET", "/history/history", "none")])];
+  const rivals = ["raw", "parts"].map(async (location) => {
+    const { text } = await ask(nchan, "GET", `/${location}/history`);
+    if (text.split(TEXT).length !== 31) throw new Error(`Nchan keeps another history: ${text}`);
+    return probe(settings, `history nchan ${location}`, nchan, [requestLine("GET", `/${location}/history`, "none")]);
+  });
+  return [ours, ...(await Promise.all(rivals))];
 }
 
 async function startNchan({ folder }: Settings): Promise<Target> {
@@ -299,10 +302,19 @@ export async function measureHeldCost(settings: Settings): Promise<HeldCost> {
     ours: many,
     "ours, few": few,
     ws: await memoryOfReader(ws, HELD.many),
+    bare: await memoryOfReader(idleRooms(await startHere("bare.ts", emptyAnswers(settings))), HELD.many),
     nchan: hasNchan() ? await memoryOfReader(nchanRooms(await startNchan(settings)), HELD.many) : undefined,
   };
   await stopTargets();
   return { memory, cpu };
+}
+
+/** A file of answers for the bare server, to which nothing but connections matters. */
+function emptyAnswers({ folder }: Settings): string {
+  const file = join(folder, "empty.json");
+  const answer = { headers: { "Content-Length": 2 }, body: "{}" };
+  writeFileSync(file, JSON.stringify({ GET: answer, POST: answer }));
+  return file;
 }
 
 /** Microseconds of a delivery to one of so many readers. */

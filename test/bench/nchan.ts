@@ -47,9 +47,13 @@ http {
     location ~ ^/poll/(.+)$ {
       nchan_subscriber longpoll; nchan_channel_id $1; nchan_subscriber_first_message oldest;
     }
-    location ~ ^/history/(.+)$ {
+    location ~ ^/raw/(.+)$ {
       nchan_subscriber longpoll; nchan_channel_id $1; nchan_subscriber_first_message oldest;
       nchan_longpoll_multipart_response raw;
+    }
+    location ~ ^/parts/(.+)$ {
+      nchan_subscriber longpoll; nchan_channel_id $1; nchan_subscriber_first_message oldest;
+      nchan_longpoll_multipart_response on;
     }
   }
 }

@@ -41,7 +41,8 @@ function requestRows({ requests, growth }: Results): Row[] {
     row("`GET` with one new message", "the same with two headers", "×", faster("GET", "few")),
     row("`POST`", "bare `node:http` that reads it", "×", faster("POST", "bare"), ["≥", 0.85]),
     row("`POST`", "the same with two headers", "×", faster("POST", "few")),
-    row("`GET` of 30 messages", "Nchan, the same history", "×", faster("history", "nchan"), ["≥", 1.7]),
+    row("`GET` of 30 messages", "Nchan, as multipart/mixed", "×", faster("history", "nchan parts"), ["≥", 1.7]),
+    row("`GET` of 30 messages", "Nchan, with nothing in between", "×", faster("history", "nchan raw"), ["≥", 1.7]),
     row("`GET` with one new message", "fastify 5", "×", faster("GET", "fastify"), ["≥", 1.3]),
     row("`POST`", "fastify 5", "×", faster("POST", "fastify"), ["≥", 1.3]),
     row(`CPU of a \`GET\`, ${many}`, `${small} chats`, "×", grown("GET"), ["≤", 1.2]),
@@ -78,6 +79,7 @@ function otherRows({ heldCost: { memory }, growth, start }: Results): Row[] {
   return [
     row("memory of a held poll", "", "kB", kilobytes(memory["ours"]?.rss), ["≤", 8]),
     row("of this on the heap", "", "kB", kilobytes(memory["ours"]?.heap)),
+    row("memory of an idle connection: bare `node:http`", "", "kB", kilobytes(memory["bare"]?.rss)),
     row("memory of a reader: `ws`", "", "kB", kilobytes(memory["ws"]?.rss)),
     row("memory of a held poll: Nchan", "", "kB", kilobytes(memory["nchan"]?.rss)),
     row("a chat with 30 messages of 100 bytes", "the bytes: 3 kB", "kB", kilobytes(growth.chat.rss), ["≤", 8]),

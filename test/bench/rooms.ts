@@ -90,6 +90,11 @@ export function nchanRooms(target: Target): Rooms {
   };
 }
 
+/** The bare server: connections that have been answered and stay open, which is the least that Node needs for one. */
+export function idleRooms(target: Target): Rooms {
+  return { target, isGreeted: true, listen: () => `GET / HTTP/1.1\r\n${HEADERS}\r\n`, post: () => "" };
+}
+
 export function wsRooms(target: Target): Rooms {
   const key = createHash("md5").update("bench").digest("base64");
   const upgrade = `Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ${key}\r\n`;
