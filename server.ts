@@ -1755,7 +1755,8 @@ function banner(settings: Settings, port: number, lan: LanAddress[]): string {
 
 ${places.map(({ url, label }) => `  ${bold(url.padEnd(width))}  ${label}`).join("\n")}
 ${isMoved ? `Port ${DEFAULT_PORT} is taken, so this is port ${port}.\n` : ""}
-${isTTY && !isThisMachine(new URL(first).hostname) ? terminalQr(first, columns) : ""}Phones cannot connect? Same Wi-Fi (not its guest network), and let this port through the firewall.
+${isTTY && !isThisMachine(new URL(first).hostname) ? terminalQr(first, columns) : ""}Phones cannot connect? They need the same Wi-Fi (not its guest network),
+and the firewall has to let this port through.
 Scripts: curl -X POST "${first}/create"
 `;
 }
