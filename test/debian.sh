@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Does the executable run where there is nothing? Makes a minimal Debian 12 in a temporary folder, runs it in
-# there (as root and as nobody), holds a chat with it from outside, and stops it.
+# Does the executable run where there is nothing, and where it may do nothing? Makes a minimal Debian 12 in a
+# temporary folder, runs it in there as root, as nobody, and as nobody on a root file system that is mounted
+# read-only; each time holds a chat with it from outside, and stops it.
 #
-#   test/debian.sh [EXECUTABLE]     needs root, debootstrap, curl, jq and the network
+#   test/debian.sh [EXECUTABLE]     needs root, debootstrap, unshare, curl, jq and the network
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,12 +14,11 @@ if [ "$(id -u)" != 0 ]; then
   exit 1
 fi
 
+. test/package/talk.sh
 debian=$(mktemp -d)
-log=$debian.log
-program=
 clean_up() {
-  [ -z "$program" ] || kill -KILL "$program" 2>/dev/null || true
-  rm -rf --one-file-system "$debian" "$log"
+  end_talk
+  rm -rf --one-file-system "$debian"
 }
 trap clean_up EXIT
 
@@ -27,39 +27,22 @@ debootstrap --variant=minbase bookworm "$debian" >"$log" 2>&1 || { tail -n 20 "$
 chmod 755 "$debian" # nobody has to get in, too
 install -m 755 "$executable" "$debian/watch-party"
 
-# Runs the executable as user:group $1, talks to it, stops it.
-try_as() {
-  exec {output}< <(exec env -i "$(command -v chroot)" --userspec="$1" "$debian" /watch-party --port 0)
-  program=$!
-  local line address=
-  # The curl line is the last that it prints; that none comes for 20 seconds is a failure.
-  while read -r -t 20 -u "$output" line; do
-    case $line in
-      http://localhost:*) address=${line%% *} ;;
-      *curl*) break ;;
-    esac
-  done
-  [ -n "$address" ] || { echo "It printed no address as $1." >&2; return 1; }
+chroot=$(command -v chroot)
+for user in root:root nobody:nogroup; do
+  start_program env -i "$chroot" --userspec="$user" "$debian" /watch-party --port 0
+  hold_chat
+  stop_program
+  echo "It runs as $user: page, chat, and exit code 0 on SIGTERM."
+done
 
-  local answer token chat_id
-  answer=$(curl -sS --fail-with-body "$address/create" -d '{"username": "Ana"}')
-  token=$(jq -er .session_token <<<"$answer")
-  chat_id=$(jq -er .chat_id <<<"$answer")
-  curl -sS --fail-with-body "$address/$chat_id" -H "Authorization: Bearer $token" -d '{"text": "Hello"}' >"$log"
-  curl -sS --fail-with-body "$address/$chat_id" -H "Authorization: Bearer $token" |
-    jq -e '[.messages[].text] == ["Hello"]' >"$log"
-  # Not by a pipe: grep ends at the first match, and curl would complain of that.
-  curl -sS --fail-with-body "$address" -H 'Accept: text/html' >"$log"
-  grep -q '<title>Watch Party</title>' "$log"
-
-  kill -TERM "$program"
-  local code=0
-  wait "$program" || code=$?
-  program=
-  exec {output}<&-
-  [ "$code" = 0 ] || { echo "It ended with exit code $code as $1." >&2; return 1; }
-  echo "It runs as $1: page, chat, and exit code 0 on SIGTERM."
-}
-
-try_as root:root
-try_as nobody:nogroup
+# All of it read-only, /tmp and /dev/shm too, and no /proc: a bind mount in a mount namespace of its own.
+start_program unshare --mount bash -c '
+  mount --bind "$1" "$1"
+  mount -o remount,bind,ro "$1"
+  exec env -i "$0" --userspec=nobody:nogroup "$1" /watch-party --port 0' "$chroot" "$debian"
+grep -Eq "^Uid:\s+$(id -u nobody)\s" "/proc/$program/status" || { echo "It runs as somebody else." >&2; exit 1; }
+mounts=$(awk '{print $5, substr($6, 1, 3)}' "/proc/$program/mountinfo")
+[ "$mounts" = "/ ro," ] || { echo "It sees other file systems: $mounts" >&2; exit 1; }
+hold_chat
+stop_program
+echo "It runs as nobody with all files read-only: page, chat, and exit code 0 on SIGTERM."
