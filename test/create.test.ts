@@ -2,11 +2,11 @@
 
 import assert from "node:assert/strict";
 import test from "node:test";
-import { assertError, at, HOUR, Member, MINUTE, sessionOf, startServer } from "./helpers.ts";
+import { assertError, at, HOUR, Member, MINUTE, sessionOf, startServer, testInside } from "./helpers.ts";
 
 const KEY = "a key of 22 characters";
 
-test("anyone can create a chat, without a body and without a name", async (t) => {
+testInside("anyone can create a chat, without a body and without a name", async (t) => {
   const server = await startServer(t);
   const session = sessionOf(await server.send("POST", "/create"));
   assert.match(session.chat_id, /^[A-Za-z0-9_-]{16}$/);
@@ -15,7 +15,7 @@ test("anyone can create a chat, without a body and without a name", async (t) =>
   assert.equal(session.url, `${server.base}/${session.chat_id}`);
 });
 
-test("a chat starts with its creator as the only member and the cursor 1", async (t) => {
+testInside("a chat starts with its creator as the only member and the cursor 1", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   assert.deepEqual(await ana.read(), {
@@ -54,7 +54,7 @@ for (const [what, body] of [
   test(`a body that is ${what} is invalid_json`, async (t) => {
     const server = await startServer(t);
     assertError(await server.create(body), "invalid_json");
-    assert.equal(server.app.chats.size, 0);
+    assert.equal(await server.countChats(), 0);
   });
 }
 
@@ -76,7 +76,7 @@ for (const username of ["", " \n\t ", 5, true, {}, ["Ana"], "x".repeat(25), "\u2
   test(`nobody can be called ${JSON.stringify(username)}`, async (t) => {
     const server = await startServer(t);
     assertError(await server.create({ username }), "invalid_username");
-    assert.equal(server.app.chats.size, 0);
+    assert.equal(await server.countChats(), 0);
   });
 }
 
@@ -98,13 +98,13 @@ test("a server with a node's name puts it before its chats' ids", async (t) => {
   }
 });
 
-test("the same key brings the same session again, and no second chat", async (t) => {
+testInside("the same key brings the same session again, and no second chat", async (t) => {
   const server = await startServer(t);
   const first = sessionOf(await server.create({ username: "Ana" }, { "Idempotency-Key": KEY }));
   server.clock.advance(10 * MINUTE - 1);
   const again = sessionOf(await server.create({ username: "Ana" }, { "Idempotency-Key": KEY }), 200);
   assert.deepEqual(again, first);
-  assert.equal(server.app.chats.size, 1);
+  assert.equal(await server.countChats(), 1);
 });
 
 test("of creations with one key that arrive together one makes a chat and all get it", async (t) => {
@@ -113,7 +113,7 @@ test("of creations with one key that arrive together one makes a chat and all ge
   assert.equal(replies.filter((reply) => reply.status === 201).length, 1);
   assert.equal(replies.filter((reply) => reply.status === 200).length, 19);
   assert.equal(new Set(replies.map((reply) => reply.text)).size, 1);
-  assert.equal(server.app.chats.size, 1);
+  assert.equal(await server.countChats(), 1);
 });
 
 test("another key, or none, makes another chat", async (t) => {
@@ -121,10 +121,10 @@ test("another key, or none, makes another chat", async (t) => {
   for (const headers of [{ "Idempotency-Key": KEY }, { "Idempotency-Key": `${KEY}!` }, {}, {}]) {
     sessionOf(await server.create({}, headers));
   }
-  assert.equal(server.app.chats.size, 4);
+  assert.equal(await server.countChats(), 4);
 });
 
-test("ten minutes later a key is forgotten", async (t) => {
+testInside("ten minutes later a key is forgotten", async (t) => {
   const server = await startServer(t);
   const first = sessionOf(await server.create({}, { "Idempotency-Key": KEY }));
   server.clock.advance(10 * MINUTE + 1);
@@ -163,7 +163,7 @@ for (const [what, key] of [
   test(`a key ${what} is invalid_key and makes no chat`, async (t) => {
     const server = await startServer(t);
     assertError(await server.create({}, { "Idempotency-Key": key }), "invalid_key");
-    assert.equal(server.app.chats.size, 0);
+    assert.equal(await server.countChats(), 0);
   });
 }
 

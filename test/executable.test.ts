@@ -7,13 +7,19 @@ import { statSync } from "node:fs";
 import { before, test, type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
 import assets from "../dist/assets.json" with { type: "json" };
-import { invitationOf, messageOf, plainEnvironment, pollOf, SECOND, send, sessionOf } from "./helpers.ts";
+import {
+  executablePath,
+  invitationOf,
+  messageOf,
+  plainEnvironment,
+  pollOf,
+  SECOND,
+  send,
+  sessionOf,
+} from "./helpers.ts";
 
 const ROOT = fileURLToPath(new URL("../", import.meta.url));
-const SYSTEMS: Readonly<Record<string, string>> = { win32: "windows", darwin: "macos" };
-const PLATFORM = `${SYSTEMS[process.platform] ?? process.platform}-${process.arch}`;
-const SUFFIX = process.platform === "win32" ? ".exe" : "";
-const EXECUTABLE = `${ROOT}dist/watch-party-${assets.version}-${PLATFORM}${SUFFIX}`;
+const EXECUTABLE = executablePath();
 
 /** Node's own variables (coverage, flags for the tests) are none of the executable's business. */
 const env = Object.fromEntries(Object.entries(plainEnvironment()).filter(([name]) => !name.startsWith("NODE_")));

@@ -1,5 +1,7 @@
 // What the tests share: a server on a free port with a clock of its own, a small client that checks the
 // shape of what it gets, a bare socket for hostile bytes, and the program as a process.
+//
+// Where WATCH_PARTY_EXECUTABLE names an executable, that is what is started (`npm run test:executable`).
 
 import assert from "node:assert/strict";
 import { type ChildProcessByStdio, spawn } from "node:child_process";
@@ -10,8 +12,9 @@ import { connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Readable } from "node:stream";
-import type { TestContext } from "node:test";
+import { test, type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
+import assets from "../dist/assets.json" with { type: "json" };
 import {
   type App,
   type AppOptions,
@@ -23,6 +26,14 @@ import {
   type PollReply,
   type Session,
 } from "../server.ts";
+
+const EXECUTABLE = process.env["WATCH_PARTY_EXECUTABLE"];
+
+/**
+ * For a test that sets the clock, brings a secret or looks inside: it tests the source, and is no part of a run
+ * against an executable. Whoever does so without this mark fails there.
+ */
+export const testInside: typeof test = EXECUTABLE === undefined ? test : Object.assign(async () => {}, test);
 
 export const SECOND = 1000;
 export const MINUTE = 60 * SECOND;
@@ -342,17 +353,45 @@ export interface Held {
 }
 
 export class TestServer {
-  readonly app: App;
-  readonly clock: Clock;
   readonly port: number;
   readonly base: string;
   readonly agent = new Agent({ keepAlive: true });
+  readonly #inside: { app: App; clock: Clock } | undefined;
 
-  constructor(app: App, clock: Clock, port: number) {
-    this.app = app;
-    this.clock = clock;
+  /** A server on this port, in this process or, with nothing inside, in another. */
+  constructor(port: number, inside?: { app: App; clock: Clock }) {
     this.port = port;
     this.base = `http://127.0.0.1:${port}`;
+    this.#inside = inside;
+  }
+
+  get app(): App {
+    assert.ok(this.#inside, "an executable lets nobody look inside: use testInside");
+    return this.#inside.app;
+  }
+
+  get clock(): Clock {
+    assert.ok(this.#inside, "an executable has the machine's clock: use testInside");
+    return this.#inside.clock;
+  }
+
+  async countChats(): Promise<number> {
+    return this.#inside?.app.chats.size ?? this.#metric("watch_party_chats");
+  }
+
+  /** How many polls and streams it holds. */
+  async countHeld(): Promise<number> {
+    return this.#inside?.app.chats.waiting ?? this.#metric("watch_party_held_polls");
+  }
+
+  async #metric(name: string): Promise<number> {
+    const { text } = await this.send("GET", "/metrics");
+    return Number(
+      text
+        .split("\n")
+        .find((line) => line.startsWith(`${name} `))
+        ?.slice(name.length),
+    );
   }
 
   send(method: string, path: string, options: SendOptions = {}): Promise<Reply> {
@@ -388,7 +427,7 @@ export class TestServer {
 
   /** Sends a request and returns when the server holds it. */
   async hold(path: string, options: SendOptions = {}): Promise<Held> {
-    const before = this.app.chats.waiting;
+    const before = await this.countHeld();
     const controller = new AbortController();
     const answer = send({ port: this.port, agent: this.agent }, "GET", path, {
       ...options,
@@ -399,7 +438,7 @@ export class TestServer {
       (reply) => (early = reply),
       () => {},
     );
-    await until(() => this.app.chats.waiting > before || early !== undefined, "the poll to be held");
+    await until(async () => early !== undefined || (await this.countHeld()) > before, "the poll to be held");
     assert.equal(early, undefined, `answered instead of held: ${early?.text}`);
     return { answer, abort: () => controller.abort() };
   }
@@ -480,15 +519,38 @@ export class Member {
 
 /** A server on a free port of this machine, with a clock of its own. Gone when the test is over. */
 export async function startServer(t: TestContext, options: AppOptions = {}): Promise<TestServer> {
+  if (EXECUTABLE !== undefined) return startExecutable(t, options);
   const clock = new Clock();
   const app = createApp({ now: () => clock.ms, ...options });
   const port = await listen(app);
-  const server = new TestServer(app, clock, port);
+  const server = new TestServer(port, { app, clock });
   t.after(async () => {
     server.agent.destroy();
     app.server.closeAllConnections();
     await app.stop();
   });
+  return server;
+}
+
+/** The same by the executable; its metrics tell what a test would otherwise count inside. */
+async function startExecutable(t: TestContext, options: AppOptions): Promise<TestServer> {
+  const { url, trustProxy, maxChats, rateLimit, node, metrics = true, ...inside } = options;
+  assert.deepEqual(inside, {}, "an executable takes flags only: use testInside");
+  const program = new Program([
+    ...LOCAL,
+    ...(url === undefined ? [] : ["--url", url]),
+    ...(trustProxy === true ? ["--trust-proxy"] : []),
+    ...(maxChats === undefined ? [] : ["--max-chats", String(maxChats)]),
+    ...(rateLimit === false ? ["--no-rate-limit"] : []),
+    ...(node === undefined ? [] : ["--node", node]),
+    ...(metrics ? ["--metrics"] : []),
+  ]);
+  // Asked to stop, it would wait for the connections that a test leaves open.
+  t.after(() => program.stop("SIGKILL"));
+  await program.listening();
+  // With --url, that is the first address.
+  const server = new TestServer(Number(/http:\/\/(?:localhost|127\.0\.0\.1):(\d+)/.exec(program.stdout)?.[1]));
+  t.after(() => server.agent.destroy());
   return server;
 }
 
@@ -504,9 +566,9 @@ export function portOf(address: unknown): number {
 }
 
 /** Waits for something that announces itself by no event. */
-export async function until(isTrue: () => boolean, what: string): Promise<void> {
+export async function until(isTrue: () => boolean | Promise<boolean>, what: string): Promise<void> {
   const deadline = Date.now() + 8 * SECOND;
-  while (!isTrue()) {
+  while (!(await isTrue())) {
     assert.ok(Date.now() < deadline, `waited in vain for ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 2));
   }
@@ -602,7 +664,7 @@ export interface Ended {
 }
 
 /**
- * `node server.ts` with these flags; only the environment given says anything of Watch Party. With a
+ * The program with these flags; only the environment given says anything of Watch Party. With a
  * `shell` line it is run by sh, where "$@" stands for it.
  */
 export class Program {
@@ -612,7 +674,7 @@ export class Program {
   readonly ended: Promise<Ended>;
 
   constructor(flags: readonly string[], env: NodeJS.ProcessEnv = {}, shell = 'exec "$@"') {
-    const command = [process.execPath, SERVER, ...flags];
+    const command = [...COMMAND, ...flags];
     const [file, ...parameters] = shell === 'exec "$@"' ? command : ["sh", "-c", shell, "sh", ...command];
     this.child = spawn(file ?? "", parameters, {
       env: { ...plainEnvironment(), ...env },
@@ -664,6 +726,17 @@ export class Program {
 }
 
 export const SERVER = fileURLToPath(new URL("../server.ts", import.meta.url));
+
+/** What starts the program: `node server.ts`, or the executable. */
+export const COMMAND: readonly string[] = EXECUTABLE === undefined ? [process.execPath, SERVER] : [EXECUTABLE];
+
+/** The executable that `npm run package` makes for this machine. */
+export function executablePath(): string {
+  const system = { win32: "windows", darwin: "macos" }[process.platform as string] ?? process.platform;
+  const suffix = process.platform === "win32" ? ".exe" : "";
+  const name = `watch-party-${assets.version}-${system}-${process.arch}${suffix}`;
+  return fileURLToPath(new URL(`../dist/${name}`, import.meta.url));
+}
 
 /** This process's environment without what would set one of the program's flags. */
 export function plainEnvironment(): NodeJS.ProcessEnv {

@@ -14,6 +14,7 @@ import {
   startServer,
   STATUS,
   stringOf,
+  testInside,
 } from "./helpers.ts";
 
 const BROWSER = { Accept: "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8" };
@@ -405,7 +406,7 @@ test("the OpenAPI document knows every path, method and error code", async (t) =
   for (const code of Object.keys(STATUS)) assert.ok(reply.text.includes(`"${code}"`), code);
 });
 
-test("a fault inside is internal, told to the server's side only, and nothing falls over", async (t) => {
+testInside("a fault inside is internal, told to the server's side only, and nothing falls over", async (t) => {
   const errors: unknown[] = [];
   let isBroken = false;
   const now = (): number => {
@@ -425,7 +426,7 @@ test("a fault inside is internal, told to the server's side only, and nothing fa
   await ana.read();
 });
 
-test("after it has begun to stop, a server answers stopping", async (t) => {
+testInside("after it has begun to stop, a server answers stopping", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const held = await ana.hold();
@@ -438,7 +439,7 @@ test("after it has begun to stop, a server answers stopping", async (t) => {
 
 // ---- The log of --verbose ------------------------------------------------------------------------------------
 
-test("each request is one line: time, method, path without query, status, milliseconds", async (t) => {
+testInside("each request is one line: time, method, path without query, status, milliseconds", async (t) => {
   const lines: string[] = [];
   const server = await startServer(t, { log: (line) => lines.push(line) });
   const [ana, ben] = await server.party("Ana", "Ben");
@@ -460,7 +461,7 @@ test("each request is one line: time, method, path without query, status, millis
   }
 });
 
-test("no token, name, key or message is ever in the log", async (t) => {
+testInside("no token, name, key or message is ever in the log", async (t) => {
   const lines: string[] = [];
   const server = await startServer(t, { log: (line) => lines.push(line) });
   const [ana, ben] = await server.party("Anastasia", "Benjamin");

@@ -12,9 +12,10 @@ import {
   MINUTE,
   sessionOf,
   startServer,
+  testInside,
 } from "./helpers.ts";
 
-test("the creator gets a magic link with the token in its fragment", async (t) => {
+testInside("the creator gets a magic link with the token in its fragment", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const invitation = invitationOf(await ana.invite());
@@ -151,7 +152,7 @@ test("making and revoking invitations is no change that a reader sees", async (t
   assert.equal((await ana.read()).cursor, 1);
 });
 
-test("an invitation expires at its time and not before", async (t) => {
+testInside("an invitation expires at its time and not before", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   server.clock.advance(HOUR);
@@ -196,7 +197,7 @@ test("an invitation to another chat is wrong_chat, also when that chat has ended
   assertError(await server.join(ana.chatId, { invite_token }), "wrong_chat");
 });
 
-test("an expired invitation is expired_token, also when it was revoked or its chat has ended", async (t) => {
+testInside("an expired invitation is expired_token, also when it was revoked or its chat has ended", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const invite_token = await ana.inviteToken();

@@ -12,11 +12,12 @@ import {
   type Reply,
   sessionOf,
   startServer,
+  testInside,
 } from "./helpers.ts";
 
 const KEY = "another key of many characters";
 
-test("joining answers what creating does, and the newcomer is seen by all", async (t) => {
+testInside("joining answers what creating does, and the newcomer is seen by all", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const invite_token = await ana.inviteToken();
@@ -72,7 +73,7 @@ test("a bad token in the header is refused before the body is looked at", async 
   }
 });
 
-test("an invitation in the header that is good no more is refused before the body is looked at", async (t) => {
+testInside("an invitation in the header that is good no more is refused before the body is looked at", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const [eva] = await server.party("Eva");
@@ -241,7 +242,7 @@ test("who joins later sees what was written before, as far as it is kept", async
   assert.deepEqual((await ben.read()).messages, [message]);
 });
 
-test("the same key brings the same seat again, even when chat and name are taken by then", async (t) => {
+testInside("the same key brings the same seat again, even when chat and name are taken by then", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const invite_token = await ana.inviteToken();
@@ -294,7 +295,7 @@ test("a repeated join needs a still good invitation", async (t) => {
   assert.deepEqual(sessionOf(await server.join(ana.chatId, renewed, { "Idempotency-Key": KEY }), 200), first);
 });
 
-test("a join's key is forgotten after ten minutes, and with its seat", async (t) => {
+testInside("a join's key is forgotten after ten minutes, and with its seat", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const invite_token = await ana.inviteToken();

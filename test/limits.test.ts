@@ -18,6 +18,7 @@ import {
   sessionOf,
   startServer,
   STATUS,
+  testInside,
   until,
   Wire,
 } from "./helpers.ts";
@@ -93,7 +94,7 @@ test("the answer to a body far too large is not lost, though more of it still co
   }
 });
 
-test("a body without end is cut off after what is discarded", async (t) => {
+testInside("a body without end is cut off after what is discarded", async (t) => {
   const server = await startServer(t);
   const wire = await Wire.open(t, server.port);
   wire.write("POST /create HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
@@ -246,7 +247,7 @@ test("CONNECT is refused and the connection ended", async (t) => {
   assert.equal(typeof record(reply.body)["error"], "string");
 });
 
-test("who resets the connection after CONNECT takes nobody else down", async (t) => {
+testInside("who resets the connection after CONNECT takes nobody else down", async (t) => {
   const server = await startServer(t);
   for (let round = 0; round < 5; round += 1) {
     const socket = connect(server.port, "127.0.0.1");
@@ -303,14 +304,14 @@ test("a header block of 16 KiB is headers_too_large, a somewhat smaller one is r
   );
 });
 
-test("the times that a connection may take are those of the contract", async (t) => {
+testInside("the times that a connection may take are those of the contract", async (t) => {
   const { app } = await startServer(t);
   assert.equal(app.server.headersTimeout, 10 * SECOND);
   assert.equal(app.server.requestTimeout, 30 * SECOND);
   assert.equal(app.server.keepAliveTimeout, 75 * SECOND);
 });
 
-test("headers that do not come in time are answered timeout, and others go on", async (t) => {
+testInside("headers that do not come in time are answered timeout, and others go on", async (t) => {
   const server = await startServer(t);
   server.app.server.headersTimeout = 100;
   const [ana] = await server.party("Ana");
@@ -320,14 +321,14 @@ test("headers that do not come in time are answered timeout, and others go on", 
   assert.equal(pollOf(await held.answer).messages.length, 1);
 });
 
-test("a body that does not come in time is answered timeout", async (t) => {
+testInside("a body that does not come in time is answered timeout", async (t) => {
   const server = await startServer(t);
   server.app.server.headersTimeout = 50;
   server.app.server.requestTimeout = 100;
   const wire = await Wire.open(t, server.port);
   wire.write('POST /create HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{"username":');
   assertLastWords(await wire.lastReply(), "timeout");
-  assert.equal(server.app.chats.size, 0);
+  assert.equal(await server.countChats(), 0);
 });
 
 test("a client that goes away amid its body leaves nothing behind", async (t) => {
@@ -369,10 +370,10 @@ test("rubbish that arrives while a poll is held ends the connection and leaves n
   const [ana] = await server.party("Ana");
   const wire = await Wire.open(t, server.port);
   wire.write(`GET /${ana.chatId}?since=1&wait=50 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${ana.token}\r\n\r\n`);
-  await until(() => server.app.chats.waiting === 1, "the poll to be held");
+  await until(async () => (await server.countHeld()) === 1, "the poll to be held");
   wire.write("\u0001\u0002\r\n\r\n");
   await until(() => wire.isClosed, "the end of the connection");
-  await until(() => server.app.chats.waiting === 0, "the poll to be forgotten");
+  await until(async () => (await server.countHeld()) === 0, "the poll to be forgotten");
 });
 
 test("a client that has sent all and closed its side still gets its answer", async (t) => {

@@ -11,6 +11,7 @@ import {
   parseReply,
   sessionOf,
   startServer,
+  testInside,
   type TestServer,
   until,
   Wire,
@@ -99,7 +100,8 @@ for (const [what, options, headers, base] of [
     "http://party.example",
   ],
 ] as const satisfies [string, AppOptions, Record<string, string>, string][]) {
-  test(`links are made for ${what}: ${base}`, async (t) => {
+  const choose = "lanAddress" in options ? testInside : test;
+  choose(`links are made for ${what}: ${base}`, async (t) => {
     const server = await startServer(t, options);
     const sent = Object.entries(headers).map(([name, value]) => [name, withPort(server, value)]);
     assert.equal(await baseFor(server, Object.fromEntries(sent)), base);
@@ -141,13 +143,13 @@ for (const host of [
   });
 }
 
-test("a request without a Host gets links of the socket's own address, by the LAN rule", async (t) => {
+testInside("a request without a Host gets links of the socket's own address, by the LAN rule", async (t) => {
   const server = await startServer(t, { lanAddress });
   const reply = await exchange(t, server.port, "POST /create HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}");
   assert.ok(sessionOf(reply).url.startsWith(`http://${LAN}:${server.port}/`));
 });
 
-test("the LAN address is looked up anew, as a laptop changes its network", async (t) => {
+testInside("the LAN address is looked up anew, as a laptop changes its network", async (t) => {
   let address: string | undefined = "192.168.1.2";
   const server = await startServer(t, { lanAddress: () => address });
   assert.equal(await baseFor(server, {}), "http://192.168.1.2:PORT");
@@ -159,7 +161,7 @@ test("the LAN address is looked up anew, as a laptop changes its network", async
   assert.equal(await baseFor(server, {}), "http://127.0.0.1:PORT");
 });
 
-test("the help shows the address that the request came to, and not the LAN's", async (t) => {
+testInside("the help shows the address that the request came to, and not the LAN's", async (t) => {
   const server = await startServer(t, { lanAddress });
   assert.ok((await server.send("GET", "/")).text.includes(`"${server.base}/create"`));
   const named = await server.send("GET", "/", { headers: { Host: "party.example:81" } });

@@ -47,9 +47,9 @@ test("with its last member a chat is gone", async (t) => {
   const [ana, ben] = await server.party("Ana", "Ben");
   const invite_token = await ana.inviteToken();
   await ana.leave();
-  assert.equal(server.app.chats.size, 1);
+  assert.equal(await server.countChats(), 1);
   await ben.leave();
-  assert.equal(server.app.chats.size, 0);
+  assert.equal(await server.countChats(), 0);
   assertError(await ana.poll(), "chat_not_found");
   assertError(await ben.poll(), "chat_not_found");
   assertError(await server.join(ana.chatId, { invite_token }), "chat_not_found");
@@ -154,7 +154,7 @@ test("the creator can end the chat for everybody", async (t) => {
   const [ana, ben] = await server.party("Ana", "Ben");
   await ben.read();
   assertDone(await ana.end());
-  assert.equal(server.app.chats.size, 0);
+  assert.equal(await server.countChats(), 0);
   for (const member of [ana, ben]) {
     assertError(await member.poll(), "chat_not_found");
     assertError(await member.post("x"), "chat_not_found");

@@ -14,10 +14,11 @@ import {
   type Reply,
   SECOND,
   startServer,
+  testInside,
   Wire,
 } from "./helpers.ts";
 
-test("a message is answered as readers see it, and its id is the cursor", async (t) => {
+testInside("a message is answered as readers see it, and its id is the cursor", async (t) => {
   const server = await startServer(t);
   const [ana, ben] = await server.party("Ana", "Ben");
   server.clock.advance(1234);
@@ -289,7 +290,7 @@ test("a name without a value is an empty value", async (t) => {
   assertError(await ana.poll("?wait"), "invalid_wait");
 });
 
-test("the same key with the same text posts nothing and brings the first message", async (t) => {
+testInside("the same key with the same text posts nothing and brings the first message", async (t) => {
   const server = await startServer(t);
   const [ana, ben] = await server.party("Ana", "Ben");
   const first = messageOf(await ana.post("once", { "Idempotency-Key": "k" }));
@@ -365,7 +366,7 @@ test("a key is remembered for the seat's next 256 keys", async (t) => {
   messageOf(await ana.post("the first", { "Idempotency-Key": "k" }));
 });
 
-test("ten minutes later a message's key is forgotten", async (t) => {
+testInside("ten minutes later a message's key is forgotten", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const first = messageOf(await ana.post("once", { "Idempotency-Key": "k" }));
@@ -403,7 +404,7 @@ test("keys hold for text/plain as for JSON", async (t) => {
   assert.deepEqual(messageOf(await ana.post("hello", { "Idempotency-Key": "k" }), 200), first);
 });
 
-test("a member is online for a minute after joining, polling or posting", async (t) => {
+testInside("a member is online for a minute after joining, polling or posting", async (t) => {
   const server = await startServer(t);
   const [ana, ben] = await server.party("Ana", "Ben");
   const isBenOnline = async (): Promise<boolean> => at((await ana.read()).members, 1).online;
@@ -422,7 +423,7 @@ test("a member is online for a minute after joining, polling or posting", async 
   assert.equal(await isBenOnline(), false);
 });
 
-test("the minute of a poll that was held begins when it was answered", async (t) => {
+testInside("the minute of a poll that was held begins when it was answered", async (t) => {
   const server = await startServer(t);
   const [ana, ben] = await server.party("Ana", "Ben");
   const held = await ben.hold("?since=2&wait=50");
@@ -432,7 +433,7 @@ test("the minute of a poll that was held begins when it was answered", async (t)
   assert.equal(at((await ana.read()).members, 1).online, true);
 });
 
-test("a HEAD request is no poll: nobody is online by it", async (t) => {
+testInside("a HEAD request is no poll: nobody is online by it", async (t) => {
   const server = await startServer(t);
   const [ana, ben] = await server.party("Ana", "Ben");
   server.clock.advance(2 * MINUTE);
@@ -440,7 +441,7 @@ test("a HEAD request is no poll: nobody is online by it", async (t) => {
   assert.equal(at((await ana.read()).members, 1).online, false);
 });
 
-test("coming online and going absent does not move the cursor", async (t) => {
+testInside("coming online and going absent does not move the cursor", async (t) => {
   const server = await startServer(t);
   const [ana, ben] = await server.party("Ana", "Ben");
   server.pass(2 * MINUTE);
@@ -475,7 +476,7 @@ test("a message whose chat is ended while its body is coming is refused", async 
   assertError(await postAcross(t, ben, () => ana.send("DELETE")), "chat_not_found");
 });
 
-test("a message whose author's session ends while its body is coming is refused, though a clock was set back", async (t) => {
+testInside("a message whose author's session ends amid its body is refused, even with a clock set back", async (t) => {
   const server = await startServer(t, { rateLimit: false });
   await server.party("Ana");
   server.clock.advance(-HOUR);

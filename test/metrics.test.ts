@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { assertError, assertDone, startServer } from "./helpers.ts";
+import { assertDone, assertError, startServer, testInside } from "./helpers.ts";
 
 /** The samples of a text in Prometheus' format, each line held to it. */
 function readSamples(text: string): Map<string, number> {
@@ -22,7 +22,7 @@ function readSamples(text: string): Map<string, number> {
 }
 
 test("without --metrics there is no such path, to any method", async (t) => {
-  const server = await startServer(t);
+  const server = await startServer(t, { metrics: false });
   for (const method of ["GET", "OPTIONS", "POST"]) assertError(await server.send(method, "/metrics"), "not_found");
 });
 
@@ -68,7 +68,7 @@ test("no id, name, token or message is in it", async (t) => {
   for (const secret of ["Unmistakable", "no other", ana.chatId, ana.token]) assert.ok(!text.includes(secret), secret);
 });
 
-test("the event loop's delay is that since the last look, in seconds", async (t) => {
+testInside("the event loop's delay is that since the last look, in seconds", async (t) => {
   const server = await startServer(t, { metrics: true });
   const delay = async (): Promise<number> => {
     const { text } = await server.send("GET", "/metrics");

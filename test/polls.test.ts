@@ -14,6 +14,7 @@ import {
   SECOND,
   sessionOf,
   startServer,
+  testInside,
   until,
   Wire,
 } from "./helpers.ts";
@@ -28,7 +29,7 @@ test("a held poll is woken by a message, and carries it", async (t) => {
   assert.equal(reply.cursor, message.id);
   assert.equal(reply.missed, false);
   assert.equal("retry_in" in reply, false);
-  assert.equal(server.app.chats.waiting, 0);
+  assert.equal(await server.countHeld(), 0);
 });
 
 test("one's own message wakes one's own poll", async (t) => {
@@ -46,10 +47,10 @@ test("a message wakes everybody who waits in its chat, and nobody elsewhere", as
   const elsewhere = await eva.hold();
   const held: Held[] = [];
   for (const member of members) held.push(await member.hold());
-  assert.equal(server.app.chats.waiting, 7);
+  assert.equal(await server.countHeld(), 7);
   const message = await at(members, 0).say("all");
   for (const { answer } of held) assert.deepEqual(pollOf(await answer).messages, [message]);
-  assert.equal(server.app.chats.waiting, 1);
+  assert.equal(await server.countHeld(), 1);
   elsewhere.abort();
 });
 
@@ -84,7 +85,7 @@ test("when somebody is removed, the others wake and the removed one's poll is re
   const reply = pollOf(await evas.answer);
   assert.equal(reply.members.length, 2);
   assert.equal(reply.cursor, 4);
-  assert.equal(server.app.chats.waiting, 0);
+  assert.equal(await server.countHeld(), 0);
 });
 
 test("who leaves while polling is answered revoked_token", async (t) => {
@@ -93,7 +94,7 @@ test("who leaves while polling is answered revoked_token", async (t) => {
   const held = [await ben.hold(), await ben.hold()];
   assertDone(await ben.leave());
   for (const { answer } of held) assertError(await answer, "revoked_token");
-  assert.equal(server.app.chats.waiting, 0);
+  assert.equal(await server.countHeld(), 0);
   const own = await ana.hold();
   assertDone(await ana.remove(ana.id));
   const reply = await own.answer;
@@ -108,10 +109,10 @@ test("when the chat ends, every held poll is chat_not_found", async (t) => {
   for (const member of members) held.push(await member.hold());
   assertDone(await at(members, 0).end());
   for (const { answer } of held) assertError(await answer, "chat_not_found");
-  assert.equal(server.app.chats.waiting, 0);
+  assert.equal(await server.countHeld(), 0);
 });
 
-test("when a session expires, its own poll is expired_token and the others wake", async (t) => {
+testInside("when a session expires, its own poll is expired_token and the others wake", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   server.clock.advance(MINUTE);
@@ -121,7 +122,7 @@ test("when a session expires, its own poll is expired_token and the others wake"
   const anas = await ana.hold();
   const bens = await server.hold(`/${ana.chatId}?since=latest&wait=50`, { token: sessionOf(ben).session_token });
   server.pass(10 * SECOND - 1);
-  assert.equal(server.app.chats.waiting, 2);
+  assert.equal(await server.countHeld(), 2);
   server.pass(1);
   assertError(await anas.answer, "expired_token");
   const reply = pollOf(await bens.answer);
@@ -130,31 +131,31 @@ test("when a session expires, its own poll is expired_token and the others wake"
     ["Ben"],
   );
   assert.equal(reply.cursor, 3);
-  assert.equal(server.app.chats.waiting, 0);
+  assert.equal(await server.countHeld(), 0);
 });
 
-test("the last session's poll is expired_token when the chat is dropped with it", async (t) => {
+testInside("the last session's poll is expired_token when the chat is dropped with it", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   server.clock.advance(6 * HOUR - 10 * SECOND);
   const held = await ana.hold();
   server.pass(10 * SECOND);
   assertError(await held.answer, "expired_token");
-  assert.equal(server.app.chats.size, 0);
+  assert.equal(await server.countChats(), 0);
 });
 
 for (const wait of [1, 2, 25, 50]) {
-  test(`a poll that waits ${wait} s in vain is an ordinary answer with the same cursor`, async (t) => {
+  testInside(`a poll that waits ${wait} s in vain is an ordinary answer with the same cursor`, async (t) => {
     const server = await startServer(t);
     const [ana] = await server.party("Ana");
     const held = await ana.hold(`?since=1&wait=${wait}`);
     server.pass(wait * SECOND - 1);
-    assert.equal(server.app.chats.waiting, 1);
+    assert.equal(await server.countHeld(), 1);
     server.pass(1);
     const reply = pollOf(await held.answer);
     assert.deepEqual([reply.messages, reply.cursor, reply.missed], [[], 1, false]);
     assert.equal("retry_in" in reply, false);
-    assert.equal(server.app.chats.waiting, 0);
+    assert.equal(await server.countHeld(), 0);
   });
 }
 
@@ -202,9 +203,9 @@ test("a poll whose client has gone is forgotten at once", async (t) => {
   const server = await startServer(t);
   const [ana, ben] = await server.party("Ana", "Ben");
   const held = [await ana.hold(), await ana.hold(), await ben.hold()];
-  assert.equal(server.app.chats.waiting, 3);
+  assert.equal(await server.countHeld(), 3);
   for (const poll of held) poll.abort();
-  await until(() => server.app.chats.waiting === 0, "the gone readers to be forgotten");
+  await until(async () => (await server.countHeld()) === 0, "the gone readers to be forgotten");
   await ana.say("to nobody");
 });
 
@@ -220,10 +221,10 @@ test("a refused query is answered at once, whatever the wait", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   assertError(await ana.poll("?since=7&wait=50"), "invalid_cursor");
-  assert.equal(server.app.chats.waiting, 0);
+  assert.equal(await server.countHeld(), 0);
 });
 
-test("a held poll keeps its member online", async (t) => {
+testInside("a held poll keeps its member online", async (t) => {
   const server = await startServer(t);
   const [ana, ben] = await server.party("Ana", "Ben");
   server.clock.advance(5 * MINUTE);
@@ -233,7 +234,7 @@ test("a held poll keeps its member online", async (t) => {
   held.abort();
 });
 
-test("a server that stops answers held polls with stopping", async (t) => {
+testInside("a server that stops answers held polls with stopping", async (t) => {
   const server = await startServer(t);
   const [ana, ben] = await server.party("Ana", "Ben");
   const held = [await ana.hold(), await ben.hold()];
@@ -241,7 +242,7 @@ test("a server that stops answers held polls with stopping", async (t) => {
   for (const { answer } of held) assertError(await answer, "stopping");
   server.agent.destroy();
   await stopped;
-  assert.equal(server.app.chats.waiting, 0);
+  assert.equal(await server.countHeld(), 0);
 });
 
 // ---- The polls of one browser ------------------------------------------------------------------------
@@ -255,7 +256,7 @@ test("of one browser four polls are held, and a further one is told to come agai
   const reply = await ana.read(BROWSER);
   assert.equal(reply.retry_in, 2);
   assert.deepEqual([reply.messages, reply.cursor], [[], 1]);
-  assert.equal(server.app.chats.waiting, 4);
+  assert.equal(await server.countHeld(), 4);
 });
 
 test("a browser's polls count together, over all its chats", async (t) => {
@@ -268,7 +269,7 @@ test("a browser's polls count together, over all its chats", async (t) => {
   const [eva] = await server.party("Eva");
   assert.equal((await eva.read(BROWSER)).retry_in, 2);
   at(held, 0).abort();
-  await until(() => server.app.chats.waiting === 3, "a place to come free");
+  await until(async () => (await server.countHeld()) === 3, "a place to come free");
   await eva.hold(BROWSER);
 });
 
@@ -278,7 +279,7 @@ test("browsers do not count for each other", async (t) => {
   for (const browser of ["b1", "b2", "B1", "b1-", "x".repeat(64)]) {
     for (let count = 0; count < 4; count += 1) await ana.hold(`?since=latest&wait=50&browser=${browser}`);
   }
-  assert.equal(server.app.chats.waiting, 20);
+  assert.equal(await server.countHeld(), 20);
 });
 
 test("scripts without a browser, or with another shape of it, are held without limit", async (t) => {
@@ -294,10 +295,10 @@ test("scripts without a browser, or with another shape of it, are held without l
   ]) {
     for (let count = 0; count < 6; count += 1) await ana.hold(`?since=latest&wait=50${query}`);
   }
-  assert.equal(server.app.chats.waiting, 36);
+  assert.equal(await server.countHeld(), 36);
 });
 
-test("a place is free again as soon as a poll is answered", async (t) => {
+testInside("a place is free again as soon as a poll is answered", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   for (let round = 0; round < 3; round += 1) {
@@ -322,7 +323,7 @@ test("a visible poll takes the place of the oldest that is not visible", async (
   const gone = pollOf(await oldest.answer);
   assert.equal(gone.retry_in, 2);
   assert.deepEqual([gone.messages, gone.cursor, gone.missed], [[], 1, false]);
-  assert.equal(server.app.chats.waiting, 4);
+  assert.equal(await server.countHeld(), 4);
   const second = ana.poll(`${BROWSER}&visible=1`);
   assert.equal(pollOf(await middle.answer).retry_in, 2);
   const message = await ana.say("for all who are left");
@@ -339,7 +340,7 @@ test("a visible poll never gives way: a fifth visible one is answered at once", 
   for (let count = 0; count < 4; count += 1) await ana.hold(`${BROWSER}&visible=1`);
   assert.equal((await ana.read(`${BROWSER}&visible=1`)).retry_in, 2);
   assert.equal((await ana.read(BROWSER)).retry_in, 2);
-  assert.equal(server.app.chats.waiting, 4);
+  assert.equal(await server.countHeld(), 4);
 });
 
 test("a visible poll displaces only where all four places are taken", async (t) => {
@@ -347,7 +348,7 @@ test("a visible poll displaces only where all four places are taken", async (t) 
   const [ana] = await server.party("Ana");
   for (let count = 0; count < 3; count += 1) await ana.hold(BROWSER);
   await ana.hold(`${BROWSER}&visible=1`);
-  assert.equal(server.app.chats.waiting, 4);
+  assert.equal(await server.countHeld(), 4);
 });
 
 test("a poll that need not be held carries no retry_in, though four are held", async (t) => {
@@ -357,7 +358,7 @@ test("a poll that need not be held carries no retry_in, though four are held", a
   for (const query of ["?browser=b1", "?since=0&wait=50&browser=b1", "?since=latest&wait=0&browser=b1&visible=1"]) {
     assert.equal("retry_in" in (await ana.read(query)), false, query);
   }
-  assert.equal(server.app.chats.waiting, 4);
+  assert.equal(await server.countHeld(), 4);
 });
 
 test("of polls pipelined on one connection one is held, and those behind it are answered after it", async (t) => {
@@ -366,9 +367,9 @@ test("of polls pipelined on one connection one is held, and those behind it are 
   const wire = await Wire.open(t, server.port);
   const poll = `GET /${ana.chatId}?since=latest&wait=50 HTTP/1.1\r\nHost: x\r\nAuthorization: ${ana.token}\r\n\r\n`;
   wire.write(poll.repeat(10));
-  await until(() => server.app.chats.waiting > 0, "the first to be held");
+  await until(async () => (await server.countHeld()) > 0, "the first to be held");
   assert.equal((await server.send("GET", "/healthz")).status, 200);
-  assert.equal(server.app.chats.waiting, 1);
+  assert.equal(await server.countHeld(), 1);
   await ana.say("news");
   await wire.waitFor(/^(?:HTTP[^]*?expires_at[^]*?){10}$/);
 });

@@ -13,6 +13,7 @@ import {
   Program,
   sessionOf,
   startServer,
+  testInside,
   until,
   Wire,
 } from "./helpers.ts";
@@ -68,7 +69,7 @@ test("promise 4: a request repeated with its Idempotency-Key does not happen twi
     [201, 200],
   );
   const { messages, members } = await ana.read();
-  assert.deepEqual([messages.length, members.length, server.app.chats.size], [1, 2, 1]);
+  assert.deepEqual([messages.length, members.length, await server.countChats()], [1, 2, 1]);
 });
 
 test("promise 5: six seats are six, and no two members bear the same name", async (t) => {
@@ -97,7 +98,7 @@ test("promise 6: without a valid token nothing is said of a chat, not even wheth
   }
 });
 
-test("promise 7: a token works for one purpose, in one chat, in one spelling, until it ends", async (t) => {
+testInside("promise 7: a token works for one purpose, in one chat, in one spelling, until it ends", async (t) => {
   const server = await startServer(t);
   const [ana, ben] = await server.party("Ana", "Ben");
   const [eva] = await server.party("Eva");
@@ -111,7 +112,7 @@ test("promise 7: a token works for one purpose, in one chat, in one spelling, un
   assertError(await ana.poll(), "expired_token");
 });
 
-test("promise 8: what expires frees what it held at its time", async (t) => {
+testInside("promise 8: what expires frees what it held at its time", async (t) => {
   const server = await startServer(t, { maxChats: 1 });
   const [ana] = await server.party("Ana");
   await ana.say("a chat in use");
@@ -134,7 +135,7 @@ test("promise 9: whatever arrives gets an error of the catalogue, and others not
   assert.deepEqual(pollOf(await held.answer).messages, [message]);
 });
 
-test("promise 10: no token, name, key or message reaches a log", async (t) => {
+testInside("promise 10: no token, name, key or message reaches a log", async (t) => {
   const lines: unknown[] = [];
   const server = await startServer(t, { log: (line) => lines.push(line), logError: (error) => lines.push(error) });
   const [ana] = await server.party("Ana-the-first");
@@ -156,7 +157,7 @@ test("promise 11: a reader who goes away leaves nothing behind", async (t) => {
   const held = await ana.hold("?since=latest&wait=50&browser=one&visible=1");
   held.abort();
   await assert.rejects(held.answer);
-  await until(() => server.app.chats.waiting === 0, "the poll to be forgotten");
+  await until(async () => (await server.countHeld()) === 0, "the poll to be forgotten");
 });
 
 test("promise 12: told to stop, it answers whoever waits and is gone", async (t) => {

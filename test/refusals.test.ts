@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import test from "node:test";
-import { assertError, HOUR, MINUTE, NO_CHAT, type Reply, startServer } from "./helpers.ts";
+import { assertError, HOUR, MINUTE, NO_CHAT, type Reply, startServer, testInside } from "./helpers.ts";
 
 /** Every endpoint that wants a session, with a query or a body that would itself be refused. */
 const SESSION_ENDPOINTS: [method: string, path: string, body?: string][] = [
@@ -16,7 +16,7 @@ const SESSION_ENDPOINTS: [method: string, path: string, body?: string][] = [
 ];
 
 for (const [method, path, body] of SESSION_ENDPOINTS) {
-  test(`${method} /:chat_id${path} names the first of several reasons, in the contract's order`, async (t) => {
+  testInside(`${method} /:chat_id${path} names the first of several reasons, in the contract's order`, async (t) => {
     const server = await startServer(t);
     const [ana, ben] = await server.party("Ana", "Ben");
     const [eva] = await server.party("Eva");
@@ -99,7 +99,7 @@ test("without a valid token, a chat that exists and one that does not answer ali
   assert.equal((await ben.read()).members.length, 2);
 });
 
-test("an expired token learns nothing of its chat", async (t) => {
+testInside("an expired token learns nothing of its chat", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const [eva] = await server.party("Eva");
@@ -107,7 +107,7 @@ test("an expired token learns nothing of its chat", async (t) => {
   await server.join(ana.chatId, { invite_token: await ana.inviteToken() });
   server.clock.advance(5 * HOUR + MINUTE);
   server.app.sweep();
-  assert.equal(server.app.chats.size, 1);
+  assert.equal(await server.countChats(), 1);
   assert.deepEqual(plain(await ana.poll(), ana.chatId), plain(await eva.poll(), eva.chatId));
 });
 

@@ -21,6 +21,7 @@ import {
   startServer,
   STATUS,
   stringOf,
+  testInside,
   until,
   Wire,
 } from "./helpers.ts";
@@ -137,16 +138,16 @@ test("whoever goes on from a line's cursor or from a message's id misses nothing
   assert.deepEqual([await last.text(), await last.text()], ["message 3", "message 4"]);
 });
 
-test("`wait` and `browser` play no part", async (t) => {
+testInside("`wait` and `browser` play no part", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   for (let count = 0; count < 5; count += 1) {
     const stream = await openStream(t, ana, "?wait=0&browser=one&visible=1");
     await stream.members();
   }
-  await until(() => server.app.chats.waiting === 5, "five streams to be held");
+  await until(async () => (await server.countHeld()) === 5, "five streams to be held");
   server.pass(60 * SECOND);
-  assert.equal(server.app.chats.waiting, 5);
+  assert.equal(await server.countHeld(), 5);
   const odd = await openStream(t, ana, "?wait=nonsense");
   assert.equal(odd.answer.statusCode, 200);
 });
@@ -164,7 +165,7 @@ test("HEAD has its headers and holds nothing", async (t) => {
   const reply = await ana.send("HEAD", "", { headers: NDJSON });
   assert.equal(reply.status, 200);
   assert.equal(reply.headers["content-type"], "application/x-ndjson");
-  assert.equal(server.app.chats.waiting, 0);
+  assert.equal(await server.countHeld(), 0);
 });
 
 test("whenever somebody comes or goes the members are told anew", async (t) => {
@@ -192,7 +193,7 @@ test("where messages are gone it says so, once, before those that are kept", asy
   assert.equal(await stream.text(), "more");
 });
 
-test("every 25 seconds of silence there is an empty line", async (t) => {
+testInside("every 25 seconds of silence there is an empty line", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const stream = await openStream(t, ana);
@@ -209,7 +210,7 @@ test("every 25 seconds of silence there is an empty line", async (t) => {
   assert.equal(await stream.text(), "and on");
 });
 
-test("its reader is online, and not for a minute longer than it reads", async (t) => {
+testInside("its reader is online, and not for a minute longer than it reads", async (t) => {
   const server = await startServer(t);
   const [ana, ben] = await server.party("Ana", "Ben");
   const stream = await openStream(t, ben);
@@ -217,7 +218,7 @@ test("its reader is online, and not for a minute longer than it reads", async (t
   for (let count = 0; count < 10; count += 1) server.pass(25 * SECOND);
   assert.equal(at((await ana.read()).members, 1).online, true);
   stream.outgoing.destroy();
-  await until(() => server.app.chats.waiting === 0, "the stream to be forgotten");
+  await until(async () => (await server.countHeld()) === 0, "the stream to be forgotten");
   server.pass(60 * SECOND);
   assert.equal(at((await ana.read()).members, 1).online, false);
 });
@@ -234,11 +235,11 @@ for (const [error, end] of [
     await end(ana, ben);
     assert.equal(await stream.end(), error);
     assert.ok(error in STATUS);
-    assert.equal(server.app.chats.waiting, 0);
+    assert.equal(await server.countHeld(), 0);
   });
 }
 
-test("it ends with expired_token when its session does", async (t) => {
+testInside("it ends with expired_token when its session does", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const stream = await openStream(t, ana);
@@ -275,12 +276,12 @@ test("a second stream on a connection that holds one gets what there is, and end
   const head = `GET /${ana.chatId} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${ana.token}\r\n`;
   wire.write(`${head}Accept: application/x-ndjson\r\n\r\n${head}Accept: application/x-ndjson\r\n\r\n`);
   await wire.waitFor(/hello/);
-  assert.equal(server.app.chats.waiting, 1);
+  assert.equal(await server.countHeld(), 1);
   await ana.send("DELETE");
   await wire.waitFor(/chat_not_found[^]*HTTP\/1\.1 200 OK[^]*hello/);
 });
 
-test("a reader that does not keep up is not buffered beyond what is kept, and is told what it missed", async (t) => {
+testInside("a reader that does not keep up is not buffered beyond what is kept, and told what it missed", async (t) => {
   const server = await startServer(t);
   const sockets: Socket[] = [];
   server.app.server.on("connection", (socket: Socket) => sockets.push(socket));
@@ -322,9 +323,9 @@ test("the streams of a chat that nobody reads any more leave nothing behind", as
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const streams = await Promise.all(Array.from({ length: 20 }, () => openStream(t, ana)));
-  await until(() => server.app.chats.waiting === 20, "all to be held");
+  await until(async () => (await server.countHeld()) === 20, "all to be held");
   for (const { outgoing } of streams) outgoing.destroy();
-  await until(() => server.app.chats.waiting === 0, "all to be forgotten");
+  await until(async () => (await server.countHeld()) === 0, "all to be forgotten");
   await ana.say("nobody there");
   assert.equal(pollOf(await ana.poll()).messages.length, 1);
 });

@@ -4,14 +4,14 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import test from "node:test";
 import { stripVTControlCharacters } from "node:util";
-import { type Ended, LOCAL, plainEnvironment, SERVER, until } from "./helpers.ts";
+import { COMMAND, type Ended, LOCAL, plainEnvironment, SERVER, testInside, until } from "./helpers.ts";
 
 /** What the program shows on a terminal of this width, until it is ended by Ctrl+C, and its exit code. */
 async function onTerminal(columns: number, flags: string[], env: NodeJS.ProcessEnv): Promise<Ended> {
-  return typeOn(columns, [SERVER, ...flags], env, /curl[^\n]*\n/, "\u0003");
+  return typeOn(columns, [...COMMAND, ...flags], env, /curl[^\n]*\n/, "\u0003");
 }
 
-/** What Node shows on a terminal; where it fits the pattern, a key is pressed. */
+/** What a command shows on a terminal; where it fits the pattern, a key is pressed. */
 async function typeOn(
   columns: number,
   words: string[],
@@ -19,7 +19,7 @@ async function typeOn(
   shown: RegExp,
   key: string,
 ): Promise<Ended> {
-  const command = [process.execPath, ...words].map((word) => `'${word}'`).join(" ");
+  const command = words.map((word) => `'${word}'`).join(" ");
   const child = spawn("script", ["-qec", `stty cols ${columns} && exec ${command}`, "/dev/null"], {
     env: { ...plainEnvironment(), TERM: "xterm-256color", ...env },
     stdio: ["pipe", "pipe", "inherit"],
@@ -93,13 +93,13 @@ const HURRY =
   'process.getBuiltinModule("node:timers/promises").setTimeout = async (ms) => console.log(`sleeps ${ms}`);';
 
 function beforehand(...code: string[]): string[] {
-  return ["--import", `data:text/javascript,${encodeURIComponent(code.join(""))}`, SERVER];
+  return [process.execPath, "--import", `data:text/javascript,${encodeURIComponent(code.join(""))}`, SERVER];
 }
 
 const BAD = { WATCH_PARTY_PORT: "many" };
 const PRESS = /Press any key/;
 
-test("on Windows a start that fails in a console of its own waits for a key", async (t) => {
+testInside("on Windows a start that fails in a console of its own waits for a key", async (t) => {
   if (process.platform !== "linux") return t.skip("script(1) takes other flags elsewhere");
   const { code, stdout } = await typeOn(80, beforehand(WINDOWS), BAD, PRESS, "x");
   assert.match(stdout, /WATCH_PARTY_PORT cannot be "many"[^]*\nPress any key/);
@@ -107,7 +107,7 @@ test("on Windows a start that fails in a console of its own waits for a key", as
   return undefined;
 });
 
-test("on Windows a start that fails in a console of its own ends after a minute without a key", async (t) => {
+testInside("on Windows a start that fails in a console of its own ends after a minute without a key", async (t) => {
   if (process.platform !== "linux") return t.skip("script(1) takes other flags elsewhere");
   const { code, stdout } = await typeOn(80, beforehand(WINDOWS, HURRY), BAD, PRESS, "");
   assert.match(stdout, /sleeps 60000/);
@@ -118,9 +118,10 @@ test("on Windows a start that fails in a console of its own ends after a minute 
 for (const [where, words, env] of [
   ["in cmd, which has a prompt", beforehand(WINDOWS), { PROMPT: "$P$G" }],
   ["where flags were typed", [...beforehand(WINDOWS), "--host", "127.0.0.1"], {}],
-  ["on another system", [SERVER], {}],
+  ["on another system", COMMAND, {}],
 ] as const) {
-  test(`a start that fails ${where} ends at once`, async (t) => {
+  const choose = words === COMMAND ? test : testInside;
+  choose(`a start that fails ${where} ends at once`, async (t) => {
     if (process.platform !== "linux") return t.skip("script(1) takes other flags elsewhere");
     const { code, stdout } = await typeOn(80, [...words], { ...BAD, ...env }, PRESS, "");
     assert.match(stdout, /WATCH_PARTY_PORT cannot be "many"/);

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { createHmac, randomBytes } from "node:crypto";
 import test from "node:test";
 import { ApiError, readToken, signToken, type TokenPayload } from "../server.ts";
-import { assertError, at, HOUR, type Member, pollOf, type Reply, startServer } from "./helpers.ts";
+import { assertError, at, HOUR, type Member, pollOf, type Reply, startServer, testInside } from "./helpers.ts";
 
 const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 const SECRET = Buffer.alloc(32, 7);
@@ -152,7 +152,7 @@ test("a token of before the server's last start is invalid_token", async (t) => 
   assertError(await after.send("GET", `/${ana.chatId}`, { token: ana.token }), "invalid_token");
 });
 
-test("two servers with one secret know each other's tokens, but not each other's chats", async (t) => {
+testInside("two servers with one secret know each other's tokens, but not each other's chats", async (t) => {
   const secret = randomBytes(32);
   const one = await startServer(t, { secret });
   const other = await startServer(t, { secret });

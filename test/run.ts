@@ -1,0 +1,43 @@
+// Runs the tests of this folder: `node test/run.ts`, or with `--executable [FILE]` those of the API and the command
+// line against an executable, by default the one that `npm run package` has made for this machine.
+
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { existsSync, globSync } from "node:fs";
+import { basename, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { executablePath } from "./helpers.ts";
+
+/** What an executable does not take part in. Elsewhere single tests are marked with `testInside`. */
+const INSIDE = [
+  "client", // the page's functions
+  "connection", // the page in a browser, which is the same page
+  "page",
+  "rates", // what is at once is so by a clock that stands still
+  "states",
+  "executable", // is about the executable anyway
+  "expiry", // hours pass
+  "text", // the server's functions
+  "work", // counts what a request does
+];
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+const [flag, file = executablePath()] = process.argv.slice(2);
+const all = globSync("test/*.test.ts", { cwd: root }).map((name) => basename(name, ".test.ts"));
+for (const name of INSIDE) assert.ok(all.includes(name), `There is no test/${name}.test.ts.`);
+
+const options = ["--test", "--test-concurrency=2"];
+const env = { ...process.env };
+if (flag === "--executable") {
+  assert.ok(existsSync(file), `There is no ${file}: make it with \`npm run package\`.`);
+  env["WATCH_PARTY_EXECUTABLE"] = resolve(file);
+} else {
+  assert.equal(flag, undefined);
+  options.push("--experimental-test-coverage", "--test-coverage-include=server.ts");
+  // Tests of signals and terminals need Linux, so elsewhere what they cover is missing.
+  if (process.platform === "linux") options.push("--test-coverage-lines=100", "--test-coverage-branches=95");
+}
+const names = flag === undefined ? all : all.filter((name) => !INSIDE.includes(name));
+const files = names.toSorted().map((name) => `test/${name}.test.ts`);
+process.exitCode =
+  spawnSync(process.execPath, [...options, ...files], { cwd: root, env, stdio: "inherit" }).status ?? 1;
