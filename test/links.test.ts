@@ -263,7 +263,7 @@ for (const [what, named, defaultRoute, expected] of [
     ["10.0.0.1", "172.17.0.1"],
   ],
 ] as const) {
-  test(`of a machine's addresses, ${what}`, () => {
+  testInside(`of a machine's addresses, ${what}`, () => {
     const ranked = rankAddresses(
       interfaces(Object.fromEntries(Object.entries(named).map(([name, list]) => [name, [...list]]))),
       defaultRoute,

@@ -10,7 +10,7 @@ const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789
 const SECRET = Buffer.alloc(32, 7);
 const NOW = Date.UTC(2026, 2, 1);
 
-test("a token read back says what was signed", () => {
+testInside("a token read back says what was signed", () => {
   for (const payload of [
     { kind: "session", chatId: "abcdefghijklmnop", counter: 1, expiresAt: NOW + 1 },
     { kind: "invite", chatId: "--------________", counter: 0, expiresAt: NOW + 6 * HOUR },
@@ -21,14 +21,14 @@ test("a token read back says what was signed", () => {
   }
 });
 
-test("a token is expired from its last millisecond on", () => {
+testInside("a token is expired from its last millisecond on", () => {
   const token = makeToken();
   assert.equal(readToken(token, "session", SECRET, NOW + HOUR - 1).counter, 3);
   assertRefused(token, "expired_token", NOW + HOUR);
   assertRefused(token, "expired_token", NOW + 100 * HOUR);
 });
 
-test("a token of the other kind or of another secret is invalid, expired or not", () => {
+testInside("a token of the other kind or of another secret is invalid, expired or not", () => {
   assert.throws(() => readToken(makeToken(), "invite", SECRET, NOW), isRefusal("invalid_token"));
   assert.throws(() => readToken(makeToken(), "invite", SECRET, NOW + 9 * HOUR), isRefusal("invalid_token"));
   const elsewhere = randomBytes(32);
@@ -36,7 +36,7 @@ test("a token of the other kind or of another secret is invalid, expired or not"
   assert.throws(() => readToken(makeToken(), "session", elsewhere, NOW + 9 * HOUR), isRefusal("invalid_token"));
 });
 
-test("with any one character replaced by any other a token is invalid", () => {
+testInside("with any one character replaced by any other a token is invalid", () => {
   const token = makeToken();
   for (let index = 0; index < token.length; index += 1) {
     for (const other of `${ALPHABET}.=+/ \n%é\u0000`) {
@@ -45,7 +45,7 @@ test("with any one character replaced by any other a token is invalid", () => {
   }
 });
 
-test("cut anywhere, on either side, a token is invalid", () => {
+testInside("cut anywhere, on either side, a token is invalid", () => {
   const token = makeToken();
   for (let length = 0; length < token.length; length += 1) {
     assertRefused(token.slice(0, length));
@@ -54,7 +54,7 @@ test("cut anywhere, on either side, a token is invalid", () => {
   }
 });
 
-test("with anything put in anywhere a token is invalid", () => {
+testInside("with anything put in anywhere a token is invalid", () => {
   const token = makeToken();
   for (let index = 0; index <= token.length; index += 1) {
     for (const more of ["A", "=", ".", " ", "\n", "!", "\u0000", "\u200B", "=="]) {
@@ -63,11 +63,11 @@ test("with anything put in anywhere a token is invalid", () => {
   }
 });
 
-test("other spellings of a token's own bytes are invalid", () => {
+testInside("other spellings of a token's own bytes are invalid", () => {
   for (const spelling of otherSpellings(makeToken())) assertRefused(spelling);
 });
 
-test("a token with its payload changed and its signature kept is invalid", () => {
+testInside("a token with its payload changed and its signature kept is invalid", () => {
   const [payload = "", signature = ""] = makeToken().split(".");
   const bytes = Buffer.from(payload, "base64url");
   for (let bit = 0; bit < bytes.length * 8; bit += 1) {
@@ -79,7 +79,7 @@ test("a token with its payload changed and its signature kept is invalid", () =>
   assertRefused(`${other}.${signature}`);
 });
 
-test("what was signed with the right secret over the wrong thing is invalid", () => {
+testInside("what was signed with the right secret over the wrong thing is invalid", () => {
   const [payload = ""] = makeToken().split(".");
   const bytes = Buffer.from(payload, "base64url");
   for (const forged of ["", "AAAA", payload.slice(0, -4), `${payload}AAAA`]) {
@@ -90,7 +90,7 @@ test("what was signed with the right secret over the wrong thing is invalid", ()
   assertRefused(`${unknownKind.toString("base64url")}.${sign(payload)}`);
 });
 
-test("anything else at all is invalid, and never an accident", () => {
+testInside("anything else at all is invalid, and never an accident", () => {
   for (const token of [
     ".",
     "..",
