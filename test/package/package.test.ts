@@ -1,0 +1,145 @@
+// What a release consists of, made by `npm run package -- --all`, which `npm run test:package` has run before.
+
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { cpSync, mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { test, type TestContext } from "node:test";
+import { fileURLToPath } from "node:url";
+import assets from "../../dist/assets.json" with { type: "json" };
+import { temporaryFolder } from "../helpers.ts";
+
+const ROOT = fileURLToPath(new URL("../../", import.meta.url));
+const DIST = `${ROOT}dist/`;
+const NAME = `watch-party-${assets.version}`;
+
+/** The platforms, the ending of each executable and that of its archive. */
+const PLATFORMS = [
+  ["linux-x64", "", ".tar.gz"],
+  ["linux-arm64", "", ".tar.gz"],
+  ["windows-x64", ".exe", ".zip"],
+] as const;
+
+test("a release has an executable and an archive for each platform, and the checksums of all", () => {
+  const names = PLATFORMS.flatMap(([platform, suffix, ending]) =>
+    [suffix, ending].map((end) => `${NAME}-${platform}${end}`),
+  );
+  const made = readdirSync(DIST).filter((name) => name.startsWith("watch-party-"));
+  assert.deepEqual(made.toSorted(), names.toSorted());
+  assert.equal(readSums(DIST).size, names.length);
+  const checked = execFileSync("sha256sum", ["--check", "--strict", "SHA256SUMS"], { cwd: DIST, encoding: "utf8" });
+  assert.deepEqual(
+    checked.trimEnd().split("\n"),
+    names.toSorted().map((name) => `${name}: OK`),
+  );
+});
+
+test("for linux-x64 the executable has at most 110 MB and its archive at most 41 MB", () => {
+  for (const [end, limit] of [
+    ["", 110_000_000],
+    [".tar.gz", 41_000_000],
+  ] as const) {
+    const { size } = statSync(`${DIST}${NAME}-linux-x64${end}`);
+    assert.ok(size <= limit, `${size} bytes`);
+  }
+});
+
+for (const [platform, suffix, ending] of PLATFORMS) {
+  test(`the archive for ${platform} has a folder with the executable, README.md and LICENSE`, (t) => {
+    const folder = unpack(t, `${DIST}${NAME}-${platform}${ending}`);
+    assert.deepEqual(readdirSync(folder), [`${NAME}-${platform}`]);
+    const inside = `${folder}/${NAME}-${platform}`;
+    const originals = {
+      LICENSE: `${ROOT}LICENSE`,
+      "README.md": `${ROOT}README.md`,
+      [`watch-party${suffix}`]: `${DIST}${NAME}-${platform}${suffix}`,
+    };
+    assert.deepEqual(readdirSync(inside).toSorted(), Object.keys(originals).toSorted());
+    for (const [name, original] of Object.entries(originals)) {
+      assert.ok(readFileSync(`${inside}/${name}`).equals(readFileSync(original)), `${name} is not ${original}`);
+      assert.equal(statSync(`${inside}/${name}`).mode & 0o777, name.startsWith("watch-party") ? 0o755 : 0o644, name);
+    }
+  });
+}
+
+test("what comes out of the archive runs", (t) => {
+  const own = `linux-${process.arch}`;
+  const folder = unpack(t, `${DIST}${NAME}-${own}.tar.gz`);
+  const said = execFileSync(`${folder}/${NAME}-${own}/watch-party`, ["--version"], { encoding: "utf8" });
+  assert.equal(said, `watch-party ${assets.version}\n`);
+});
+
+test("each executable is one of its platform, and holds the program once and in use", () => {
+  const program = readFileSync(`${DIST}server.cjs`);
+  for (const [platform, suffix] of PLATFORMS) {
+    const bytes = readFileSync(`${DIST}${NAME}-${platform}${suffix}`);
+    assert.equal(platformOf(bytes), platform);
+    const at = bytes.indexOf(program);
+    assert.ok(at > 0, `${platform} has no program`);
+    assert.equal(bytes.indexOf(program, at + 1), -1, `${platform} has it twice`);
+    // Node's own mark: it looks for a program inside only where this ends in 1.
+    assert.ok(bytes.includes("NODE_SEA_FUSE_fce680ab2cc467b6e072b8b5df1996b2:1"), `${platform} would be a bare Node`);
+  }
+});
+
+test("no executable tells where it was made", () => {
+  for (const [platform, suffix] of PLATFORMS) {
+    assert.ok(!readFileSync(`${DIST}${NAME}-${platform}${suffix}`).includes(ROOT), platform);
+  }
+});
+
+test("made anew in another folder, time zone and umask, from elsewhere, it is the same to the byte", (t) => {
+  const other = `${temporaryFolder(t)}/a folder/of another depth`;
+  mkdirSync(other, { recursive: true });
+  const files = execFileSync("git", ["ls-files", "-z", "--cached", "--others", "--exclude-standard"], { cwd: ROOT });
+  for (const name of files.toString().split("\0").filter(Boolean)) cpSync(`${ROOT}${name}`, `${other}/${name}`);
+  // Hard links, not symbolic ones, which would lead esbuild back here; copies where that is another disk.
+  const copy = `cp --archive --link "$0" "$1" || cp --archive "$0" "$1"`;
+  execFileSync("sh", ["-c", copy, `${ROOT}node_modules`, other], { stdio: "ignore" });
+  const build = `umask 077 && "$0" "$1/build.mjs" && "$0" "$1/build.mjs" --package --archive`;
+  execFileSync("sh", ["-c", build, process.execPath, other], {
+    cwd: "/",
+    env: { ...process.env, TZ: "Asia/Kathmandu", LC_ALL: "C" },
+    stdio: "pipe",
+  });
+  const [here, there] = [readSums(DIST), readSums(`${other}/dist/`)];
+  assert.equal(there.size, 2);
+  for (const [name, sum] of there) assert.equal(sum, here.get(name), name);
+});
+
+/** What SHA256SUMS says of each name, having looked whether it is so. */
+function readSums(folder: string): Map<string, string> {
+  const lines = readFileSync(`${folder}SHA256SUMS`, "utf8").trimEnd().split("\n");
+  return new Map(
+    lines.map((line) => {
+      const [sum = "", name = ""] = line.split("  ");
+      assert.equal(
+        sum,
+        createHash("sha256")
+          .update(readFileSync(`${folder}${name}`))
+          .digest("hex"),
+        name,
+      );
+      return [name, sum];
+    }),
+  );
+}
+
+/** Unpacks an archive by the machine's own tools into a folder that is gone when the test is over. */
+function unpack(t: TestContext, archive: string): string {
+  const folder = temporaryFolder(t);
+  if (archive.endsWith(".zip")) execFileSync("unzip", ["-q", archive, "-d", folder]);
+  else execFileSync("tar", ["--extract", "--preserve-permissions", "--file", archive, "--directory", folder]);
+  return folder;
+}
+
+/** Reads from an executable's header what it is for: ELF's e_machine, or the machine in the PE header. */
+function platformOf(bytes: Buffer): string | undefined {
+  if (bytes.toString("latin1", 0, 4) === "\x7fELF") {
+    return { 0x3e: "linux-x64", 0xb7: "linux-arm64" }[bytes.readUInt16LE(18)];
+  }
+  assert.equal(bytes.toString("latin1", 0, 2), "MZ");
+  const header = bytes.readUInt32LE(0x3c);
+  assert.equal(bytes.toString("latin1", header, header + 4), "PE\0\0");
+  return { 0x8664: "windows-x64" }[bytes.readUInt16LE(header + 4)];
+}
