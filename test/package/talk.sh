@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # For the scripts that try an executable somewhere: the talk they all have with it. To be sourced.
 # Needs curl and jq, and `set -euo pipefail`.
 
