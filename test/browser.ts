@@ -5,7 +5,7 @@
 // macOS and Windows an installed Chrome or Edge.
 
 import assert from "node:assert/strict";
-import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import type { TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
 import { type Browser, type BrowserContext, type BrowserContextOptions, chromium, type Page } from "playwright-core";
@@ -16,10 +16,15 @@ const NO_BROWSER = "The page's tests need Google Chrome or Microsoft Edge on thi
 // Not chromium.args of @sparticuz/chromium: those switch web security off.
 const ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP party.test 127.0.0.1"];
 
-/** Starts the browser; an `Error` in one plain sentence where there is none. */
-export async function launchBrowser(): Promise<Browser> {
+/**
+ * Starts the browser; an `Error` in one plain sentence where there is none. On Linux with the one font that comes with
+ * it, so that a word is as wide on every machine, or else with what this one has (one font has no Hebrew, say).
+ */
+export async function launchBrowser(fonts: "its own" | "this machine's" = "its own"): Promise<Browser> {
   if (process.platform === "linux") {
-    return chromium.launch({ args: ARGUMENTS, executablePath: await unpackChromium() });
+    const folder = await unpackChromium();
+    const env = fonts === "its own" ? { ...process.env, FONTCONFIG_FILE: `${folder}/fonts.conf` } : process.env;
+    return chromium.launch({ args: ARGUMENTS, executablePath: `${folder}/chromium`, env });
   }
   for (const channel of ["chrome", "msedge"]) {
     try {
@@ -35,9 +40,9 @@ export async function launchBrowser(): Promise<Browser> {
  * Unpacks Chromium once, below node_modules: it takes ten seconds. Into a folder of its own first, so that
  * test files that start together, or one that is interrupted, never leave a half-written program.
  */
-async function unpackChromium(): Promise<string> {
+export async function unpackChromium(): Promise<string> {
   const cache = fileURLToPath(new URL("../node_modules/.cache/", import.meta.url));
-  const folder = `${cache}chromium-153`;
+  const folder = `${cache}chromium-153-fonts`;
   if (!existsSync(folder)) {
     mkdirSync(cache, { recursive: true });
     const unfinished = mkdtempSync(`${cache}chromium-`);
@@ -49,7 +54,7 @@ async function unpackChromium(): Promise<string> {
       rmSync(unfinished, { recursive: true });
     }
   }
-  return `${folder}/chromium`;
+  return folder;
 }
 
 async function unpackInto(folder: string): Promise<void> {
@@ -59,6 +64,9 @@ async function unpackInto(folder: string): Promise<void> {
   assert.equal(await packed.executablePath(), `${folder}/chromium`);
   if (before === undefined) delete process.env["TMPDIR"];
   else process.env["TMPDIR"] = before;
+  // The folders count from this file.
+  const fonts = '<dir prefix="relative">fonts</dir><cachedir prefix="relative">fonts-cache</cachedir>';
+  writeFileSync(`${folder}/fonts.conf`, `<?xml version="1.0"?>\n<fontconfig>${fonts}</fontconfig>\n`);
 }
 
 export interface Party {

@@ -48,7 +48,7 @@ async function take(browser: Browser, screen: string, scene: Scene | undefined, 
   await context.close();
 }
 
-const browser = await launchBrowser();
+const browser = await launchBrowser("this machine's");
 await openScenes();
 const [wanted = ""] = process.argv.slice(2);
 if (wanted === "--readme") {

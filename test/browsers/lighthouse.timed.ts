@@ -6,16 +6,13 @@
 
 import assert from "node:assert/strict";
 import { after, before, test, type TestContext } from "node:test";
-import { fileURLToPath } from "node:url";
 import lighthouse, { type Config, desktopConfig, type Result } from "lighthouse";
 import { type Browser, launch, type Page } from "puppeteer-core";
-import { launchBrowser, startParty } from "../browser.ts";
+import { startParty, unpackChromium } from "../browser.ts";
 import { makeChat, say } from "./chats.ts";
 import { median, RUNS } from "./measure.ts";
 import { watchPolls } from "./polls.ts";
 
-/** Where the first launch unpacks it. */
-const CHROMIUM = fileURLToPath(new URL("../../node_modules/.cache/chromium-153/chromium", import.meta.url));
 const ALL = ["performance", "accessibility", "best-practices", "seo"];
 const ALL_BUT_SEO = ALL.slice(0, 3);
 
@@ -25,9 +22,9 @@ const EXPECTED_SPEED = 1_500;
 let browser: Browser;
 const speeds: number[] = [];
 before(async () => {
-  await (await launchBrowser()).close();
+  const executablePath = `${await unpackChromium()}/chromium`;
   // Lighthouse wants a browser that Puppeteer has started.
-  browser = await launch({ executablePath: CHROMIUM, headless: "shell", args: ["--no-sandbox", "--disable-gpu"] });
+  browser = await launch({ executablePath, headless: "shell", args: ["--no-sandbox", "--disable-gpu"] });
 });
 after(() => browser.close());
 
