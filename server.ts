@@ -47,6 +47,7 @@ import { createSecureContext } from "node:tls";
 import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
+import { setFlagsFromString } from "node:v8";
 import { generate } from "lean-qr/nano";
 import assets from "./dist/assets.json" with { type: "json" };
 
@@ -1651,6 +1652,9 @@ function messageOf(error: unknown): string {
 }
 
 async function runServer(settings: Settings): Promise<void> {
+  // Young objects get 1 MiB, and not up to 16: those of held polls stay alive, so the collector has to move them, and
+  // 16 MiB at once take it 20 to 40 ms. It costs some more collections, and makes a held poll a third smaller.
+  setFlagsFromString("--semi-space-growth-factor=1");
   let addresses = await findLanAddresses();
   const app = createApp({
     ...settings,

@@ -2,6 +2,7 @@
 // chat's id and its members' tokens to FILE, a line a chat.
 
 import { writeFileSync } from "node:fs";
+import { setFlagsFromString } from "node:v8";
 import { createApp } from "../../server.ts";
 import { portOf } from "../helpers.ts";
 import { answerMemory } from "./memory.ts";
@@ -22,6 +23,8 @@ function fill(): void {
   writeFileSync(process.argv[5] ?? "", `${lines.join("\n")}\n`);
 }
 
+// As the program does at its start.
+setFlagsFromString("--semi-space-growth-factor=1");
 fill();
 answerMemory();
 setInterval(sweep, 250);
