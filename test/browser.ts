@@ -47,6 +47,8 @@ export async function unpackChromium(): Promise<string> {
     mkdirSync(cache, { recursive: true });
     const unfinished = mkdtempSync(`${cache}chromium-`);
     await unpackInto(unfinished);
+    const fonts = `<dir>${folder}/fonts</dir><cachedir>${folder}/fonts-cache</cachedir>`;
+    writeFileSync(`${unfinished}/fonts.conf`, `<?xml version="1.0"?>\n<fontconfig>${fonts}</fontconfig>\n`);
     try {
       renameSync(unfinished, folder);
     } catch {
@@ -64,9 +66,6 @@ async function unpackInto(folder: string): Promise<void> {
   assert.equal(await packed.executablePath(), `${folder}/chromium`);
   if (before === undefined) delete process.env["TMPDIR"];
   else process.env["TMPDIR"] = before;
-  // The folders count from this file.
-  const fonts = '<dir prefix="relative">fonts</dir><cachedir prefix="relative">fonts-cache</cachedir>';
-  writeFileSync(`${folder}/fonts.conf`, `<?xml version="1.0"?>\n<fontconfig>${fonts}</fontconfig>\n`);
 }
 
 export interface Party {
