@@ -1,0 +1,180 @@
+// The examples that need nothing but Node and a browser, run as they stand. Those in other languages are tested
+// in test/shell.
+
+import assert from "node:assert/strict";
+import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
+import type { IncomingMessage } from "node:http";
+import type { Socket } from "node:net";
+import { after, before, test as untimed, type TestContext } from "node:test";
+import { fileURLToPath } from "node:url";
+import type { Browser, Page } from "playwright-core";
+import { launchBrowser, newPerson } from "./browser.ts";
+import { at, invitationOf, type Member, MINUTE, startServer, until } from "./helpers.ts";
+
+/** What waits for ever, as the server's clock stands still, fails. */
+function test(name: string, run: (t: TestContext) => Promise<void>): void {
+  void untimed(name, { timeout: MINUTE }, run);
+}
+
+let browser: Browser;
+before(async () => {
+  browser = await launchBrowser();
+});
+after(() => browser.close());
+
+async function linkOf(member: Member): Promise<string> {
+  return invitationOf(await member.invite()).magic_link;
+}
+
+// ---- terminal.mjs ------------------------------------------------------------------------------------------
+
+class Terminal {
+  readonly child: ChildProcessWithoutNullStreams;
+  stdout = "";
+  stderr = "";
+  readonly code: Promise<number | null>;
+
+  constructor(t: TestContext, ...parameters: string[]) {
+    const script = fileURLToPath(new URL("../examples/terminal.mjs", import.meta.url));
+    this.child = spawn(process.execPath, [script, ...parameters]);
+    this.child.stdout.setEncoding("utf8").on("data", (part: string) => (this.stdout += part));
+    this.child.stderr.setEncoding("utf8").on("data", (part: string) => (this.stderr += part));
+    this.code = new Promise((resolve) => this.child.once("close", resolve));
+    t.after(() => this.child.kill("SIGKILL"));
+  }
+
+  async prints(text: string): Promise<void> {
+    await until(
+      () => this.stdout === text,
+      `${JSON.stringify(text)}, got ${JSON.stringify(this.stdout + this.stderr)}`,
+    );
+  }
+}
+
+test("terminal.mjs prints what others say and posts what is typed, over a lost connection, and leaves at its end", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  await ana.say("before");
+  const ben = new Terminal(t, await linkOf(ana), "Ben");
+  await ben.prints("Ana: before\n");
+
+  ben.child.stdin.write("Grüße\n\nand one more\n");
+  await until(() => said(server, ana).length === 3, "what was typed to arrive");
+  await ana.say("after");
+  await ben.prints("Ana: before\nAna: after\n");
+
+  server.agent.destroy();
+  server.app.server.closeAllConnections();
+  await ana.say("meanwhile");
+  await ben.prints("Ana: before\nAna: after\nAna: meanwhile\n");
+
+  assert.match(ben.stderr, /^No answer \(.*\), trying again\.\n$/);
+
+  ben.child.stdin.end("bye");
+  assert.equal(await ben.code, 0, ben.stderr);
+  const { messages, members } = await ana.read();
+  assert.deepEqual(
+    messages.map((each) => `${each.username}: ${each.text}`),
+    ["Ana: before", "Ben: Grüße", "Ben: and one more", "Ana: after", "Ana: meanwhile", "Ben: bye"],
+  );
+  assert.equal(members.length, 1);
+});
+
+function said(server: Awaited<ReturnType<typeof startServer>>, { chatId }: Member): unknown[] {
+  return server.app.chats.get(chatId)?.messages ?? [];
+}
+
+test("terminal.mjs ends well where the stream tells of its leaving before the answer does", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const ben = new Terminal(t, await linkOf(ana), "Ben");
+  await until(() => server.app.chats.waiting === 1, "it to listen");
+  let leaving: Socket | undefined;
+  server.app.server.prependListener("request", ({ url = "", socket }: IncomingMessage) => {
+    // The answer is kept back until the stream, which ends by then, is asked for again.
+    if (url.endsWith("/leave")) (leaving = socket).cork();
+    else leaving?.uncork();
+  });
+  ben.child.stdin.end();
+  assert.equal(await ben.code, 0, ben.stderr);
+});
+
+test("terminal.mjs says why when the chat ends, and when it cannot come in", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const link = await linkOf(ana);
+  const ben = new Terminal(t, link, "Ben");
+  await until(() => server.app.chats.waiting === 1, "it to listen");
+  const twin = new Terminal(t, link, "BEN");
+  assert.equal(await twin.code, 1);
+  assert.match(twin.stderr, /"username_taken"/);
+  await ana.end();
+  assert.equal(await ben.code, 1);
+  assert.equal(ben.stderr, "This chat has ended.\n");
+});
+
+// ---- overlay.html ------------------------------------------------------------------------------------------
+
+const OVERLAY = new URL("../examples/overlay.html", import.meta.url).href;
+
+/** What the overlay shows as soon as it shows so many lines. */
+async function shown(page: Page, count: number): Promise<string[]> {
+  await page.waitForFunction((wanted) => document.querySelectorAll("p").length === wanted, count);
+  return page.evaluate(() => Array.from(document.querySelectorAll("p"), (line) => line.innerText));
+}
+
+test("overlay.html, opened from disk, shows the chat as text over nothing, and keeps its seat when reloaded", async (t) => {
+  const server = await startServer(t);
+  const [ana, ben] = await server.party("Ana", "בן");
+  await ana.say("before");
+  const { page } = await newPerson(t, browser);
+  await page.goto(`${OVERLAY}#${await linkOf(ana)}`);
+  assert.deepEqual(await shown(page, 1), ["Anabefore"]);
+  await until(() => server.app.chats.waiting === 1, "the overlay to listen");
+  await ben.say("<img src=x onerror=alert(1)>\n<b>two</b>");
+  assert.deepEqual(await shown(page, 2), ["Anabefore", "בן<img src=x onerror=alert(1)>\n<b>two</b>"]);
+  assert.equal(await page.locator("img").count(), 0);
+
+  const backgrounds = await page.evaluate(() =>
+    Array.from(document.querySelectorAll("html, body, p"), (each) => getComputedStyle(each).background),
+  );
+  for (const background of backgrounds) assert.match(background, /^rgba\(0, 0, 0, 0\) none/);
+
+  await page.reload();
+  assert.equal((await shown(page, 2)).length, 2);
+  assert.deepEqual(
+    (await ana.read()).members.map((each) => each.username),
+    ["Ana", "בן", "Overlay"],
+  );
+});
+
+test("overlay.html takes size, number of lines and name from its address, and another seat when its own is lost", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  for (const text of ["one", "two", "three"]) await ana.say(text);
+  const { page } = await newPerson(t, browser);
+  await page.goto(`${OVERLAY}#${await linkOf(ana)}&size=60&lines=2&name=TV%20%26%20radio`);
+  assert.deepEqual(await shown(page, 2), ["Anatwo", "Anathree"]);
+  assert.equal(await page.evaluate(() => getComputedStyle(document.body).fontSize), "60px");
+  const members = (await ana.read()).members;
+  assert.equal(at(members, 1).username, "TV & radio");
+
+  await until(() => server.app.chats.waiting === 1, "the overlay to listen");
+  await ana.remove(at(members, 1).id);
+  assert.match(at(await shown(page, 2), 1), /^Overlay.*ended before its time/);
+  await page.reload();
+  await until(() => server.app.chats.waiting === 1, "the overlay to listen again");
+  assert.equal(at((await ana.read()).members, 1).username, "TV & radio");
+});
+
+test("overlay.html says what it lacks, or why it cannot come in", async (t) => {
+  const { page } = await newPerson(t, browser);
+  await page.goto(OVERLAY);
+  assert.deepEqual(await shown(page, 1), ["OverlayAdd # and a magic link to the address of this page."]);
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const link = await linkOf(ana);
+  await ana.revoke();
+  await page.goto(`${OVERLAY}#${link}`);
+  await page.waitForFunction(() => document.body.textContent.includes("revoked"));
+});

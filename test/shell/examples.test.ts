@@ -1,0 +1,165 @@
+// The examples that need curl, jq and Python, run as they stand.
+
+import assert from "node:assert/strict";
+import { type ChildProcess, spawn } from "node:child_process";
+import { test as untimed, type TestContext } from "node:test";
+import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { at, invitationOf, type Member, MINUTE, SECOND, startServer, until } from "../helpers.ts";
+
+/** What waits for ever, as the server's clock stands still, fails. */
+function test(name: string, run: (t: TestContext) => Promise<void> | void): void {
+  void untimed(name, { timeout: MINUTE }, run);
+}
+
+const EXAMPLES = fileURLToPath(new URL("../../examples/", import.meta.url));
+
+/** An example in a process group of its own, as a terminal would start it. Ended when the test is. */
+class Example {
+  readonly child: ChildProcess;
+  stdout = "";
+  stderr = "";
+  readonly code: Promise<number | null>;
+
+  constructor(t: TestContext, name: string, ...parameters: string[]) {
+    this.child = spawn(`${EXAMPLES}${name}`, parameters, { detached: true, stdio: ["ignore", "pipe", "pipe"] });
+    this.child.stdout?.setEncoding("utf8").on("data", (part: string) => (this.stdout += part));
+    this.child.stderr?.setEncoding("utf8").on("data", (part: string) => (this.stderr += part));
+    this.code = new Promise((resolve, reject) => {
+      this.child.once("error", reject);
+      this.child.once("close", resolve);
+    });
+    t.after(() => this.child.exitCode === null && this.child.signalCode === null && this.kill("SIGKILL"));
+  }
+
+  /** Ctrl-C reaches all of the group. */
+  kill(signal: NodeJS.Signals): void {
+    if (this.child.pid !== undefined) process.kill(-this.child.pid, signal);
+  }
+}
+
+async function linkOf(member: Member): Promise<string> {
+  return invitationOf(await member.invite()).magic_link;
+}
+
+/** Waits for so many messages of others after a cursor; says who wrote what. */
+async function hear(ana: Member, since: number, count: number): Promise<string[]> {
+  const heard: string[] = [];
+  for (let cursor = since; heard.length < count;) {
+    const news = await ana.read(`?since=${cursor}&wait=50`);
+    const others = news.messages.filter((each) => each.member_id !== ana.id);
+    heard.push(...others.map((each) => `${each.username}: ${each.text}`));
+    cursor = news.cursor;
+  }
+  return heard;
+}
+
+/** Waits until the members are these. */
+async function gathered(ana: Member, ...names: string[]): Promise<void> {
+  for (let news = await ana.read(); ; news = await ana.read(`?since=${news.cursor}&wait=50`)) {
+    if (news.members.map((each) => each.username).join() === names.join()) return;
+  }
+}
+
+test("bot.sh is a bot in five lines", () => {
+  const lines = readFileSync(`${EXAMPLES}bot.sh`, "utf8").trim().split("\n");
+  assert.equal(lines.filter((line) => !line.startsWith("#")).length, 5);
+});
+
+test("bot.sh answers pings, and gives its seat back at Ctrl-C", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  await ana.say("ping");
+  const bot = new Example(t, "bot.sh", await linkOf(ana));
+  await until(() => server.app.chats.waiting === 1, `the bot to listen: ${bot.stderr}`);
+  const { id } = await ana.say("ping");
+  assert.deepEqual(await hear(ana, id, 1), ["Bot: pong, Ana"]);
+  await ana.say("@/etc/passwd");
+  const last = await ana.say("ping");
+  assert.deepEqual(await hear(ana, last.id, 1), ["Bot: pong, Ana"]);
+  assert.equal((await ana.read()).messages.length, 6);
+  bot.kill("SIGINT");
+  await gathered(ana, "Ana");
+  await bot.code;
+  assert.equal(bot.stderr, "");
+});
+
+test("bot.sh ends when the chat does", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const bot = new Example(t, "bot.sh", await linkOf(ana));
+  await until(() => server.app.chats.waiting === 1, "the bot to listen");
+  await ana.end();
+  assert.equal(await bot.code, 0);
+  assert.equal(bot.stderr + bot.stdout, "");
+});
+
+for (const [script, code, how] of [
+  ["exit 0", 0, "done"],
+  ["exit 7", 7, "failed with exit code 7"],
+] as const) {
+  test(`notify.sh tells how a command ended (${script}), has its exit code, and leaves`, async (t) => {
+    const server = await startServer(t);
+    const [ana] = await server.party("Ana");
+    const { cursor } = await ana.read();
+    const command = `printf "$1"; printf err >&2; ${script}`;
+    const notify = new Example(t, "notify.sh", await linkOf(ana), "sh", "-c", command, "sh", "a  b");
+    assert.equal(await notify.code, code);
+    assert.deepEqual([notify.stdout, notify.stderr], ["a  b", "err"]);
+    const { messages, members } = await ana.read(`?since=${cursor}`);
+    assert.equal(messages.length, 1);
+    assert.equal(at(messages, 0).username, "sh");
+    assert.match(at(messages, 0).text, new RegExp(`a {2}b on \\S+: ${how} after \\d+ s$`));
+    assert.equal(members.length, 1);
+  });
+}
+
+test("notify.sh runs its command under a name that is taken, and where there is no seat", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana", "TRUE", "Cy", "Di", "Ed");
+  const link = await linkOf(ana);
+  const { cursor } = await ana.read();
+  const first = new Example(t, "notify.sh", link, "true");
+  assert.equal(await first.code, 0);
+  assert.match(at(await hear(ana, cursor, 1), 0), /^Guest 6: true on \S+: done after \d+ s$/);
+  await server.join(ana.chatId, { invite_token: link.split("#invite=")[1] });
+  const second = new Example(t, "notify.sh", link, "false");
+  assert.equal(await second.code, 1);
+  assert.match(second.stderr, /409/);
+});
+
+test("notify.sh without a command says what it wants", async (t) => {
+  const wrong = new Example(t, "notify.sh", "http://x/y#invite=z");
+  assert.notEqual(await wrong.code, 0);
+  assert.match(wrong.stderr, /usage: .*notify\.sh <magic link> <command>/);
+});
+
+test("bot.py answers once each, over a lost connection and through the rate limit, and leaves at Ctrl-C", async (t) => {
+  const log: string[] = [];
+  const server = await startServer(t, { log: (line) => log.push(line) });
+  const [ana] = await server.party("Ana");
+  const bot = new Example(t, "bot.py", await linkOf(ana), "Würfel");
+  await until(() => server.app.chats.waiting === 1, `the bot to listen: ${bot.stderr}`);
+
+  server.agent.destroy();
+  server.app.server.closeAllConnections();
+  const { id } = await ana.say("!roll");
+  assert.match(at(await hear(ana, id, 1), 0), /^Würfel: Ana rolls [1-6]$/);
+  assert.match(bot.stderr, /^No answer \(.*\), trying again\.\n$/);
+
+  // The clock stands still: of the 20 messages at once 19 are left.
+  const { cursor } = await ana.read();
+  const creator = server.app.chats.get(ana.chatId)?.creator;
+  assert.ok(creator);
+  for (let count = 0; count < 21; count += 1) server.app.chats.post(creator, "!roll", undefined);
+  await until(() => log.some((line) => line.includes(" 429 ")), "the bot to be told to wait");
+  server.pass(SECOND);
+  // The first 12 of 42 messages are gone; all that the bot says comes after them.
+  await hear(ana, cursor, 21);
+  const all = (await ana.read()).messages.filter((each) => each.member_id !== ana.id);
+  assert.equal(all.length, 21);
+
+  bot.kill("SIGINT");
+  assert.equal(await bot.code, 0, bot.stderr);
+  await gathered(ana, "Ana");
+});
