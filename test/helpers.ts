@@ -15,6 +15,7 @@ import type { Readable } from "node:stream";
 import { test, type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
 import assets from "../dist/assets.json" with { type: "json" };
+import { described } from "./openapi.ts";
 import {
   type App,
   type AppOptions,
@@ -140,7 +141,7 @@ export function send(target: Target, method: string, path: string, options: Send
         incoming.on("end", () => {
           const reply = makeReply(incoming.statusCode ?? 0, incoming.headers, Buffer.concat(parts), method);
           if (reply instanceof Error) reject(reply);
-          else resolve(reply);
+          else resolve(described(method, path, reply));
         });
       },
     );
@@ -639,7 +640,8 @@ export function parseReply(received: string): Reply {
 export async function exchange(t: TestContext, port: number, text: string): Promise<Reply> {
   const wire = await Wire.open(t, port);
   wire.write(text);
-  return wire.lastReply();
+  const [, method = "", target = ""] = /^(\S+) (\S+)/.exec(text) ?? [];
+  return described(method, target, await wire.lastReply());
 }
 
 /** A port that nobody listens on at the moment. */

@@ -25,6 +25,7 @@ import {
   until,
   Wire,
 } from "./helpers.ts";
+import { findLineFault } from "./openapi.ts";
 
 const NDJSON = { Accept: "application/x-ndjson" };
 
@@ -59,6 +60,7 @@ class Stream {
   async next(): Promise<Record<string, unknown>> {
     const line = await this.line();
     assert.ok(line !== undefined, "the stream has ended");
+    assert.equal(findLineFault(line), undefined, line);
     return record(JSON.parse(line));
   }
 
