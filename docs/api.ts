@@ -1,0 +1,249 @@
+// docs/openapi.json -> docs/api.md, for people: `npm run docs`. test/api.test.ts fails where it was forgotten.
+
+import { readFileSync, writeFileSync } from "node:fs";
+
+interface Schema {
+  $ref?: string;
+  type?: string | string[];
+  const?: unknown;
+  description?: string;
+  default?: unknown;
+  required?: string[];
+  properties?: Record<string, Schema>;
+  items?: Schema;
+  oneOf?: Schema[];
+}
+interface Media {
+  schema: Schema;
+  example?: unknown;
+  examples?: Record<string, unknown>;
+}
+interface Parameter {
+  name: string;
+  in: "path" | "query" | "header";
+  description: string;
+  schema: Schema;
+  example?: unknown;
+}
+interface Response {
+  description: string;
+  content?: Record<string, Media>;
+}
+interface Operation {
+  tags: string[];
+  summary: string;
+  description?: string;
+  security: Record<string, unknown>[];
+  parameters?: Parameter[];
+  requestBody?: { content: Record<string, Media> };
+  responses: Record<string, Response>;
+}
+interface OpenApi {
+  info: { title: string; summary: string; description: string };
+  tags: { name: string; description: string }[];
+  paths: Record<string, Record<string, Operation>>;
+  components: Record<string, Record<string, { value: { message: string } }>>;
+}
+
+/** An operation with where it is. */
+type Endpoint = Operation & { method: string; path: string };
+
+const METHODS = new Set(["GET", "POST", "DELETE"]);
+
+/** What any request may be answered, whatever it asks for. */
+const GENERAL = new Set(["bad_request", "method_not_allowed", "timeout", "headers_too_large", "internal", "stopping"]);
+
+const SHELL_NAMES = `In the lines for a shell below, these are
+
+\`\`\`sh
+url=http://localhost:8080
+answer=$(curl -s "$url/create" -d '{"username": "Ana"}')
+chat=$url/$(echo "$answer" | jq -r .chat_id)
+token=$(echo "$answer" | jq -r .session_token)
+invite=$(curl -s -X POST "$chat/invite" -H "Authorization: Bearer $token" | jq -r .invite_token)
+\`\`\``;
+
+/** The text of docs/api.md, from that of docs/openapi.json. */
+export function writeApiPage(json: string): string {
+  const whole: unknown = JSON.parse(json);
+  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the edge: the tests hold it to OpenAPI's schema
+  const openapi = resolve(whole, whole) as OpenApi;
+  const endpoints = Object.entries(openapi.paths).flatMap(([path, item]) =>
+    Object.entries(item)
+      .map(([method, operation]) => Object.assign(operation, { method: method.toUpperCase(), path }))
+      .filter(({ method }) => METHODS.has(method)),
+  );
+  const groups = openapi.tags.map((tag) => ({ ...tag, members: endpoints.filter(({ tags }) => tags[0] === tag.name) }));
+  const parts = [
+    "<!-- Made from openapi.json by `npm run docs`. -->",
+    `# ${openapi.info.title}: the API`,
+    openapi.info.description,
+    "## Endpoints",
+    table(
+      ["", "", "token"],
+      groups.flatMap(({ members }) => members.map((each) => [linkTo(each), each.summary, tokenFor(each)])),
+    ),
+    SHELL_NAMES,
+    ...groups.flatMap((group) => [`## ${group.name}`, group.description].concat(group.members.flatMap(describe))),
+    "## Errors",
+    "With each endpoint stand those that are its own. Any request may be answered these:",
+    errorTable(openapi, endpoints, (code) => GENERAL.has(code)),
+    "The others:",
+    errorTable(openapi, endpoints, (code) => !GENERAL.has(code)),
+  ];
+  return `${parts.join("\n\n")}\n`;
+}
+
+function describe(endpoint: Endpoint): string[] {
+  const { method, path, summary, description = "", parameters = [], requestBody, responses } = endpoint;
+  const body = Object.values(requestBody?.content ?? {})[0]?.schema ?? {};
+  const given = parameters
+    .map(({ name, in: place, schema, description: what }) => [`\`${name}\``, `${place}, ${typeOf(schema)}`, what])
+    .concat(fieldRows(body, "").map(([name = "", type = "", what = ""]) => [name, `body, ${type}`, what]));
+  const answers = Object.entries(responses).filter(([status]) => status < "400");
+  return [
+    `### \`${method} ${path}\``,
+    `**${summary}.** ${description}`.trim(),
+    `\`\`\`sh\n${shellLines(endpoint).join("\n")}\n\`\`\``,
+    table(["given", "as", ""], given),
+    ...answers.map(([status, answer]) => describeAnswer(status, answer)),
+    errorsOf(endpoint),
+  ].filter((part) => part !== "");
+}
+
+/** An answer that is no error: what it means, an example, its fields. That to a repeated request looks like the first. */
+function describeAnswer(status: string, { description, content = {} }: Response): string {
+  const isRepeat = /earlier request/.test(description);
+  const forms = Object.entries(content).filter(([, { example }]) => example !== undefined && !isRepeat);
+  return [`**${status}** ${description}`]
+    .concat(...forms.map(([type, { schema, example }]) => [fence(type, example), fieldTable(schema)]))
+    .filter((part) => part !== "")
+    .join("\n\n");
+}
+
+function fieldTable(schema: Schema): string {
+  return table(["answered", "", ""], fieldRows(schema, ""));
+}
+
+function fence(type: string, example: unknown): string {
+  const text = typeof example === "string" ? example.trimEnd() : JSON.stringify(example, undefined, 2);
+  const title = type === "application/json" ? "" : `As \`${type}\`:\n\n`;
+  return `${title}\`\`\`json\n${text}\n\`\`\``;
+}
+
+/** A row for each field of an object, those of objects in a list below it. */
+function fieldRows(schema: Schema, prefix: string): string[][] {
+  return Object.entries(schema.properties ?? {}).flatMap(([name, field]) => {
+    const optional = schema.required?.includes(name) === false ? ", optional" : "";
+    const row = [`\`${prefix}${name}\``, typeOf(field) + optional, field.description ?? ""];
+    return [row].concat(fieldRows(field.items ?? {}, `${prefix}${name}[].`));
+  });
+}
+
+function typeOf({ type, const: only, oneOf, items, default: fallback }: Schema): string {
+  const without = fallback === undefined ? "" : `; ${JSON.stringify(fallback)} if not given`;
+  if (oneOf) return oneOf.map(typeOf).join(" or ") + without;
+  if (only !== undefined) return `\`${JSON.stringify(only)}\``;
+  if (items) return items.properties ? "list of objects" : `list of ${typeOf(items)}s`;
+  return (Array.isArray(type) ? type.join(" or ") : (type ?? "")) + without;
+}
+
+/** One line for curl, and one more for each other form of the request or of the answer. */
+function shellLines(endpoint: Endpoint): string[] {
+  const { method, path, parameters = [], requestBody, responses } = endpoint;
+  const queries = parameters.filter((each) => each.in === "query" && each.example !== undefined);
+  const target = (some: Parameter[]): string => {
+    const address = path
+      .replace(/^\/\{chat_id\}/, "$chat")
+      .replace(/^\//, "$url/")
+      .replace("{member_id}", "2");
+    const query = some.map(({ name, example }) => `${name}=${String(example)}`).join("&");
+    return query === "" ? `"${address}"` : `"${address}?${query}"`;
+  };
+  const [kind] = Object.keys(endpoint.security[0] ?? {});
+  const token = kind === undefined ? "" : ` -H "Authorization: Bearer $${kind === "invite" ? "invite" : "token"}"`;
+  const bodies = Object.entries(requestBody?.content ?? {}).map(([type, { example }]) =>
+    type === "application/json"
+      ? ` -d '${JSON.stringify(example).replaceAll('":', '": ')}'`
+      : ` -H "Content-Type: ${type}" -d "${String(example)}"`,
+  );
+  const verb = method === "GET" || bodies.length > 0 ? "" : ` -X ${method}`;
+  const lines = (bodies.length > 0 ? bodies : [""]).map((body) => `curl -s${verb} ${target(queries)}${token}${body}`);
+  const isStream = "application/x-ndjson" in (responses["200"]?.content ?? {});
+  const stream = `curl -sN ${target(queries.slice(0, 1))}${token} -H "Accept: application/x-ndjson"`;
+  return isStream ? [...lines, stream] : lines;
+}
+
+/** Whose token a caller has to send. */
+function tokenFor({ security, responses }: Endpoint): string {
+  const kinds = [...new Set(security.flatMap((each) => Object.keys(each)))];
+  const isForCreator = codesOf(responses["403"] ?? { description: "" }).includes("not_creator");
+  return isForCreator
+    ? "the creator's"
+    : kinds.map((kind) => ({ session: "a member's" })[kind] ?? `an ${kind}'s`).join(" or ");
+}
+
+function errorsOf({ responses }: Endpoint): string {
+  const own = Object.entries(responses).flatMap(([status, each]) => {
+    const codes = codesOf(each).filter((code) => !GENERAL.has(code));
+    return codes.length > 0 ? [`${status} ${codes.map((code) => `\`${code}\``).join(", ")}`] : [];
+  });
+  return own.length > 0 ? `[Errors](#errors): ${own.join("; ")}.` : "";
+}
+
+function codesOf({ content }: Response): string[] {
+  return Object.keys(content?.["application/json"]?.examples ?? {});
+}
+
+function errorTable(openapi: OpenApi, endpoints: Endpoint[], isWanted: (code: string) => boolean): string {
+  const statuses = new Map(
+    endpoints
+      .flatMap(({ responses }) => Object.entries(responses))
+      .flatMap(([status, each]) => codesOf(each).map((code) => [code, status] as const)),
+  );
+  const rows = Object.entries(openapi.components["examples"] ?? {})
+    .filter(([code]) => isWanted(code))
+    .map(([code, { value }]) => [statuses.get(code) ?? "", `\`${code}\``, value.message]);
+  return table(
+    ["status", "error", "message"],
+    rows.toSorted(([a = ""], [b = ""]) => a.localeCompare(b)),
+  );
+}
+
+/** A link to an endpoint's heading, by the name that GitHub gives it. */
+function linkTo({ method, path }: Endpoint): string {
+  const anchor = `${method} ${path}`
+    .toLowerCase()
+    .replaceAll(/[^a-z_ -]/g, "")
+    .replaceAll(" ", "-");
+  return `[\`${method} ${path}\`](#${anchor})`;
+}
+
+/** A table, or nothing where it has no rows. */
+function table(head: string[], rows: string[][]): string {
+  if (rows.length === 0) return "";
+  return [tableRow(head), `|${"---|".repeat(head.length)}`, ...rows.map(tableRow)].join("\n");
+}
+
+function tableRow(cells: string[]): string {
+  return `| ${cells.map((cell) => cell.replaceAll("|", "\\|").replaceAll("<", "&lt;")).join(" | ")} |`;
+}
+
+/** The same with each reference replaced by what it leads to; what stands beside it goes before that. */
+function resolve(value: unknown, whole: unknown): unknown {
+  if (typeof value !== "object" || value === null) return value;
+  if (Array.isArray(value)) return value.map((each) => resolve(each, whole));
+  const { $ref, ...others }: { $ref?: unknown } = value;
+  const own = Object.fromEntries(Object.entries(others).map(([key, each]) => [key, resolve(each, whole)]));
+  if (typeof $ref !== "string") return own;
+  let target: unknown = whole;
+  for (const key of $ref.split("/").slice(1)) {
+    target = typeof target === "object" && target !== null ? Reflect.get(target, key) : undefined;
+  }
+  return { ...Object(resolve(target, whole)), ...own };
+}
+
+if (import.meta.main) {
+  const json = readFileSync(new URL("openapi.json", import.meta.url), "utf8");
+  writeFileSync(new URL("api.md", import.meta.url), writeApiPage(json));
+}
