@@ -110,6 +110,8 @@ export interface Target {
   agent?: Agent;
   /** Speaks TLS and takes any certificate. */
   tls?: boolean;
+  /** Another program, of whose answers openapi.json says nothing. */
+  isForeign?: boolean;
 }
 
 /** One request over real HTTP, with exactly the headers given (and Host and Connection). */
@@ -141,7 +143,7 @@ export function send(target: Target, method: string, path: string, options: Send
         incoming.on("end", () => {
           const reply = makeReply(incoming.statusCode ?? 0, incoming.headers, Buffer.concat(parts), method);
           if (reply instanceof Error) reject(reply);
-          else resolve(described(method, path, reply));
+          else resolve(target.isForeign === true ? reply : described(method, path, reply));
         });
       },
     );

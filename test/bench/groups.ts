@@ -139,9 +139,10 @@ async function probeHistory(settings: Settings, party: Target): Promise<Probe[]>
   if (!hasNchan()) return [ours];
   const nchan = await startNchan(settings);
   const { body } = await ask(party, "POST", `/${room.id}`, { token: at(room.tokens, 0), body: { text: TEXT } });
-  for (let n = 0; n < 30; n += 1) await ask(nchan, "POST", "/post/history", { body: JSON.stringify(body) });
+  const foreign = { port: nchan.port, agent, isForeign: true };
+  for (let n = 0; n < 30; n += 1) await send(foreign, "POST", "/post/history", { body: JSON.stringify(body) });
   const rivals = ["raw", "parts"].map(async (location) => {
-    const { text } = await ask(nchan, "GET", `/${location}/history`);
+    const { text } = await send(foreign, "GET", `/${location}/history`);
     if (text.split(TEXT).length !== 31) throw new Error(`Nchan keeps another history: ${text}`);
     return probe(settings, `history nchan ${location}`, nchan, [requestLine("GET", `/${location}/history`, "none")]);
   });
