@@ -88,6 +88,8 @@ export const LIMITS = {
   idleMs: 10 * MINUTE,
   /** Chats at once, where --max-chats says nothing else. */
   chats: 1_000,
+  /** Requests that may wait on a connection for the answer to the first, at 3 kB each; hardly a client sends even two. */
+  pipelined: 100,
   /** Addresses whose use is counted at once, each for what it uses: about 100 bytes each. */
   countedAddresses: 65_536,
 } as const;
@@ -295,7 +297,7 @@ function readMessages(call: Call, member: Member): Reply | Waiter {
   member.lastSeen = now;
   if (party.stopping && party.bodies === 0 && asked.since === cursor) throw new ApiError("stopping");
   const isDue = !asked.isStream && (asked.wait === 0 || asked.since !== cursor);
-  if (isDue || party.stopping === "now" || HOLDING.has(call.socket)) return replyNow(false);
+  if (isDue || party.stopping === "now") return replyNow(false);
   const waiter = { ...asked, member, heldAt: now };
   return party.chats.hold(waiter) ? waiter : replyNow(true);
 }
@@ -1238,6 +1240,23 @@ function linesReply(member: Member, since: number, now: number): Reply {
 
 const NO_BODY = Buffer.alloc(0);
 
+/**
+ * A request pipelined behind another waits for its turn, which comes when the answer before it has been taken. Else the
+ * answers to somebody who asks and never reads would pile up, and one connection could hold any number of polls.
+ */
+function queueRequest(req: IncomingMessage, res: ServerResponse, party: Party): void {
+  const { socket } = req;
+  const queued = (QUEUED.get(socket) ?? 0) + 1;
+  if (queued > LIMITS.pipelined) return void socket.destroy();
+  QUEUED.set(socket, queued);
+  res.once("socket", () => {
+    QUEUED.set(socket, (QUEUED.get(socket) ?? 1) - 1);
+    handleRequest(req, res, party);
+  });
+}
+
+const QUEUED = new WeakMap<Socket, number>();
+
 function handleRequest(req: IncomingMessage, res: ServerResponse, party: Party): void {
   const { method = "", url = "", headers, socket } = req;
   // An absolute target (RFC 9112, section 3.2.2) is as good as its path.
@@ -1349,11 +1368,7 @@ function hold(waiter: Waiter, call: Call, res: ServerResponse): void {
   // Held polls are most of what there is in memory: the headers, which only their beginning needed, go.
   res.req.headers = call.headers = {};
   res.req.rawHeaders = [];
-  HOLDING.add(call.socket);
-  res.once("close", () => {
-    HOLDING.delete(call.socket);
-    chats.release(waiter);
-  });
+  res.once("close", () => chats.release(waiter));
 }
 
 /**
@@ -1382,12 +1397,6 @@ function writeStream(waiter: Waiter, { party }: Call, res: ServerResponse): void
   res.writeHead(200, STREAM_HEADERS);
   write(true);
 }
-
-/**
- * The connections with a held poll. A second one pipelined behind it could not be answered before it, and without
- * a limit one connection would hold as many as it can send, at 3 kB each; so it is answered at once.
- */
-const HOLDING = new Set<Socket>();
 
 function send({ status, headers, body }: Reply, call: Call, res: ServerResponse): void {
   if (res.destroyed) return;
@@ -1516,7 +1525,9 @@ export function createApp(given: AppOptions = {}) {
   if (options.metrics) loopDelay.enable();
   const counts = { buckets: new Map(), refused: new Map(), bodies: 0 };
   const party: Party = { options, chats, loopDelay, ...counts, stopping: undefined };
-  const listener = (req: IncomingMessage, res: ServerResponse): void => handleRequest(req, res, party);
+  // A response has its socket from the start where no other stands before it.
+  const listener = (req: IncomingMessage, res: ServerResponse): void =>
+    (res.socket ? handleRequest : queueRequest)(req, res, party);
   const server: http.Server = options.tls
     ? https.createServer({ ...SERVER_OPTIONS, ...options.tls }, listener)
     : http.createServer(SERVER_OPTIONS, listener);

@@ -1,6 +1,8 @@
 // Held polls: what wakes them, what ends them, how many one browser may hold, and that none is left behind.
 
 import assert from "node:assert/strict";
+import { once } from "node:events";
+import { connect } from "node:net";
 import test from "node:test";
 import {
   assertDone,
@@ -365,11 +367,55 @@ test("of polls pipelined on one connection one is held, and those behind it are 
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const wire = await Wire.open(t, server.port);
-  const poll = `GET /${ana.chatId}?since=latest&wait=50 HTTP/1.1\r\nHost: x\r\nAuthorization: ${ana.token}\r\n\r\n`;
+  const poll = `GET /${ana.chatId}?since=1&wait=50 HTTP/1.1\r\nHost: x\r\nAuthorization: ${ana.token}\r\n\r\n`;
   wire.write(poll.repeat(10));
   await until(async () => (await server.countHeld()) > 0, "the first to be held");
   assert.equal((await server.send("GET", "/healthz")).status, 200);
   assert.equal(await server.countHeld(), 1);
   await ana.say("news");
   await wire.waitFor(/^(?:HTTP[^]*?expires_at[^]*?){10}$/);
+  assert.equal(await server.countHeld(), 0);
+});
+
+test("a request pipelined behind another is done in its turn, and the connection of who sends too many ends", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const wire = await Wire.open(t, server.port);
+  const head = `Host: x\r\nAuthorization: ${ana.token}\r\n`;
+  const poll = `GET /${ana.chatId}?since=1&wait=50 HTTP/1.1\r\n${head}\r\n`;
+  wire.write(`${poll}POST /${ana.chatId} HTTP/1.1\r\n${head}Content-Length: 17\r\n\r\n{"text":"behind"}`);
+  await until(async () => (await server.countHeld()) > 0, "the first to be held");
+  assert.deepEqual((await ana.read()).messages, []);
+  await ana.say("news");
+  await wire.waitFor(/"news"[^]*HTTP\/1\.1 201 /);
+
+  const many = await Wire.open(t, server.port);
+  many.write(poll.replace("since=1", "since=latest").repeat(102));
+  await until(() => many.isClosed, "its end");
+  await until(async () => (await server.countHeld()) === 0, "the poll to be forgotten");
+});
+
+testInside("answers that nobody reads do not pile up in memory", async (t) => {
+  let times = 0;
+  const server = await startServer(t, { now: () => (times += 1), rateLimit: false });
+  const [ana] = await server.party("Ana");
+  for (let n = 0; n < 30; n += 1) await ana.say("😀".repeat(2_000));
+  const socket = connect({ port: server.port, host: "127.0.0.1" });
+  t.after(() => socket.destroy());
+  await once(socket, "connect");
+  socket.pause();
+  const before = times;
+  const poll = `GET /${ana.chatId} HTTP/1.1\r\nHost: x\r\nAuthorization: ${ana.token}\r\n\r\n`;
+  // Twenty-four megabytes of answers: more than the buffers between the two take.
+  socket.write(poll.repeat(100));
+  for (let same = 0, last = -1; same < 50; same = times === last ? same + 1 : 0) {
+    last = times;
+    await server.send("OPTIONS", "/");
+    times -= 1;
+  }
+  assert.ok(times - before < 90, `${times - before} answers were made before the first was read`);
+  let received = 0;
+  socket.on("data", (part: Buffer) => (received += part.toString("latin1").split("HTTP/1.1 200").length - 1));
+  socket.resume();
+  await until(() => received === 100, "all answers");
 });

@@ -76,10 +76,10 @@ async function pipeline(port: number, count: number, request: () => string): Pro
   socket.on("data", (part: Buffer) => (answers += part.toString("latin1").split("HTTP/1.1 ").length - 1));
   socket.on("error", () => {});
   for (let sent = 0; sent < count;) {
-    const batch = Math.min(500, count - sent);
+    const batch = Math.min(LIMITS.pipelined / 2, count - sent);
     sent += batch;
     socket.write(Array.from({ length: batch }, request).join(""));
-    const goal = sent - 50;
+    const goal = sent - LIMITS.pipelined / 4;
     await until(() => answers >= goal || socket.destroyed, "answers");
     assert.ok(!socket.destroyed);
   }
