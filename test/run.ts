@@ -10,13 +10,16 @@ import { executablePath } from "./helpers.ts";
 
 /** What an executable does not take part in. Elsewhere single tests are marked with `testInside`. */
 const INSIDE = [
+  "api", // docs/api.md
   "client", // the page's functions
   "connection", // the page in a browser, which is the same page
   "page",
   "rates", // what is at once is so by a clock that stands still
   "states",
   "executable", // is about the executable anyway
+  "examples", // what they did is looked at inside
   "expiry", // hours pass
+  "openapi", // the document, and what holds answers to it
   "text", // the server's functions
   "work", // counts what a request does
 ];
