@@ -152,9 +152,10 @@ for (const [name, startIt] of Object.entries(PROXIES)) {
   });
 
   test(`${name} shows the metrics to nobody`, async (t) => {
-    const { ask, node } = await start(t, startIt, URL_FLAGS);
+    const { target, node } = await start(t, startIt, URL_FLAGS);
     assert.equal((await node.send("GET", "/metrics")).status, 200);
-    const reply = await ask("GET", "/metrics");
+    // The proxy's own answer.
+    const reply = await send({ ...target, isForeign: true }, "GET", "/metrics", { headers: HOST });
     assert.equal(reply.status, 404);
     assert.doesNotMatch(reply.text, /watch_party/);
   });
