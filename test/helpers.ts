@@ -355,6 +355,12 @@ export interface Held {
   abort(): void;
 }
 
+/** One value of what a server with --metrics shows; NaN where there is none of that name. */
+export async function readMetric(server: { send: TestServer["send"] }, name: string): Promise<number> {
+  const { text } = await server.send("GET", "/metrics");
+  return Number(new RegExp(`^${name} (\\d+)$`, "m").exec(text)?.[1]);
+}
+
 export class TestServer {
   readonly port: number;
   readonly base: string;
@@ -379,22 +385,12 @@ export class TestServer {
   }
 
   async countChats(): Promise<number> {
-    return this.#inside?.app.chats.size ?? this.#metric("watch_party_chats");
+    return this.#inside?.app.chats.size ?? readMetric(this, "watch_party_chats");
   }
 
   /** How many polls and streams it holds. */
   async countHeld(): Promise<number> {
-    return this.#inside?.app.chats.waiting ?? this.#metric("watch_party_held_polls");
-  }
-
-  async #metric(name: string): Promise<number> {
-    const { text } = await this.send("GET", "/metrics");
-    return Number(
-      text
-        .split("\n")
-        .find((line) => line.startsWith(`${name} `))
-        ?.slice(name.length),
-    );
+    return this.#inside?.app.chats.waiting ?? readMetric(this, "watch_party_held_polls");
   }
 
   send(method: string, path: string, options: SendOptions = {}): Promise<Reply> {

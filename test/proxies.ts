@@ -9,7 +9,16 @@ import { connect } from "node:net";
 import { createInterface } from "node:readline";
 import type { TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { invitationOf, type Program, SECOND, send, type SendOptions, sessionOf, type Target } from "./helpers.ts";
+import {
+  invitationOf,
+  type Program,
+  readMetric,
+  SECOND,
+  send,
+  type SendOptions,
+  sessionOf,
+  type Target,
+} from "./helpers.ts";
 
 /** Runs a proxy until the test is over. Returns its process id as soon as it listens. */
 export async function startProxy(
@@ -61,9 +70,8 @@ export async function eventually(what: string, isTrue: () => Promise<boolean>): 
 }
 
 /** How many polls and streams a node with --metrics holds. */
-export async function countHeld(node: Program): Promise<number> {
-  const { text } = await node.send("GET", "/metrics");
-  return Number(/^watch_party_held_polls (\d+)$/m.exec(text)?.[1]);
+export function countHeld(node: Program): Promise<number> {
+  return readMetric(node, "watch_party_held_polls");
 }
 
 /** A file's text with each of these in it replaced; a test fails where one is not there. */

@@ -1,23 +1,17 @@
 // `npm run bench`: measures this server beside what does nothing and what people would use instead, on two cores.
 // With --quick fewer and shorter rounds, and nothing is written; in full, docs/performance.md gets its figures.
 
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { measureGrowth, measureHeld, measureHeldCost, measureRequests, measureStart, type Settings } from "./groups.ts";
-import { fileHere, pinLoad, stopTargets } from "./measure.ts";
-import { record, stringOf } from "../helpers.ts";
+import { pinLoad, stopTargets } from "./measure.ts";
+import { executablePath } from "../helpers.ts";
 import { makeRows, printTable, writeReport } from "./report.ts";
-
-/** The executable that `npm run package` makes, if it has been. */
-function findExecutable(): string | undefined {
-  const version = stringOf(record(JSON.parse(readFileSync(fileHere("../../package.json"), "utf8"))), "version");
-  const file = fileHere(`../../dist/watch-party-${version}-linux-${process.arch}`);
-  return existsSync(file) ? file : undefined;
-}
 
 async function main(): Promise<void> {
   const isQuick = process.argv.includes("--quick");
+  const executable = executablePath();
   const folder = mkdtempSync(join(tmpdir(), "watch-party-bench-"));
   const settings: Settings = { isQuick, rounds: isQuick ? 2 : 16, seconds: 1, folder };
   pinLoad();
@@ -27,7 +21,8 @@ async function main(): Promise<void> {
       held: await measureHeld(settings),
       heldCost: await measureHeldCost(settings),
       growth: await measureGrowth(settings),
-      start: await measureStart(settings, findExecutable()),
+      // Without the executable, which `npm run package` makes, that of plain Node alone.
+      start: await measureStart(settings, existsSync(executable) ? executable : undefined),
     };
     printTable(makeRows(results), settings);
     if (!isQuick) writeReport(results, settings);
