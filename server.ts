@@ -84,12 +84,21 @@ export const LIMITS = {
   /** How long, and for how many of a seat's posts, an Idempotency-Key is remembered. */
   keyMs: 10 * MINUTE,
   keysPerSeat: 256,
-  /** A chat nobody joined, wrote in or looked at for this long makes room when the server is full. */
+  /** Polls and streams that one seat may have open: 32 tabs. Each costs every post of the chat another write. */
+  pollsPerSeat: 32,
+  /** A chat with one member who neither polled nor posted for this long makes room when the server is full. */
   idleMs: 10 * MINUTE,
   /** Chats at once, where --max-chats says nothing else. */
   chats: 1_000,
-  /** Requests that may wait on a connection for the answer to the first, at 3 kB each; hardly a client sends even two. */
-  pipelined: 100,
+  /** The part of all chats that one address may have, as 1 in so many, but always at least `chatsPerAddress`. */
+  addressShare: 10,
+  chatsPerAddress: 10,
+  /** Headers in a request; browsers behind proxies send 20 to 40. A header of one byte costs about 100 here. */
+  headers: 100,
+  /** Requests that may wait on one connection for an earlier answer, by `queueWeight`; few clients send even two. */
+  queuedBytes: 131_072,
+  /** A connection whose peer takes none of an answer for this long ends. Longer than a poll or the pause of a stream. */
+  unreadMs: 75 * SECOND,
   /** Addresses whose use is counted at once, each for what it uses: about 100 bytes each. */
   countedAddresses: 65_536,
 } as const;
@@ -156,6 +165,8 @@ interface Call {
   readonly chatId: string;
   readonly memberId: string;
   headers: IncomingHttpHeaders;
+  /** The authority that the request was sent to, from its target or else its Host header. */
+  readonly host: string | undefined;
   readonly socket: Socket;
   /** The time; looked at anew when the body has come, as that takes its time. */
   now: number;
@@ -171,6 +182,15 @@ type Options = AppOptions & Required<Pick<AppOptions, "secret" | "now">>;
 
 type LoopDelay = ReturnType<typeof monitorEventLoopDelay>;
 
+/** What is kept per open connection. */
+interface Connection {
+  /** The weight of the requests that wait for an earlier answer. */
+  queuedBytes: number;
+  /** Bytes of answers that the peer had taken when something was left to take, and since when it took no more. */
+  takenBytes: number;
+  takenAt: number;
+}
+
 /** The running server: its settings, its chats, its counters. */
 interface Party {
   readonly options: Options;
@@ -181,6 +201,7 @@ interface Party {
   readonly loopDelay: LoopDelay;
   /** How often each error was answered. */
   readonly refused: Map<ErrorCode, number>;
+  readonly connections: Map<Socket, Connection>;
   /** Requests whose body is still coming. */
   bodies: number;
   /** "soon": nothing new begins, but what is under way may still be said and seen; "now": only what was said is shown. */
@@ -212,7 +233,7 @@ const ROUTES: readonly Route[] = [
   { method: "POST", path: "/:chat_id", caller: "member", handle: postMessage, body: true },
   { method: "DELETE", path: "/:chat_id", caller: "creator", handle: endChat },
   { method: "GET", path: "/", caller: "anyone", handle: showHelp, page: true },
-  { method: "GET", path: "/openapi.json", caller: "anyone", handle: () => json(200, assets.openapi) },
+  { method: "GET", path: "/openapi.json", caller: "anyone", handle: () => OPENAPI },
   { method: "GET", path: "/healthz", caller: "anyone", handle: () => json(200, { status: "ok" }) },
   // Search engines may find the host's home, never a chat.
   { method: "GET", path: "/robots.txt", caller: "anyone", handle: () => plainText(ROBOTS) },
@@ -245,8 +266,9 @@ function createChat(call: Call): Reply {
   const key = readSeatKey(call, "create");
   const earlier = chats.findSeat(key);
   if (earlier) return sessionReply(200, earlier, call);
-  chats.makeRoom();
-  return sessionReply(201, chats.create(readUsername(body), key), call);
+  const address = countedAddress(call);
+  chats.makeRoom(address);
+  return sessionReply(201, chats.create(readUsername(body), key, address), call);
 }
 
 function joinChat(call: Call): Reply {
@@ -299,17 +321,24 @@ function readMessages(call: Call, member: Member): Reply | Waiter {
   const isDue = !asked.isStream && (asked.wait === 0 || asked.since !== cursor);
   if (isDue || party.stopping === "now") return replyNow(false);
   const waiter = { ...asked, member, heldAt: now };
-  return party.chats.hold(waiter) ? waiter : replyNow(true);
+  if (party.chats.hold(waiter)) return waiter;
+  if (waiter.browser === "") throw new ApiError("rate_limited", { "Retry-After": 1 });
+  return replyNow(true);
 }
 
 function postMessage(call: Call, member: Member): Reply {
   const { chats, options } = call.party;
   const key = readKey(call, 1);
-  const text = cleanText(readText(call));
-  const earlier = chats.findPosted(member, key, text);
+  const raw = readText(call);
+  const earlier = chats.findPosted(member, key, raw);
   if (earlier) return json(200, earlier);
-  if (options.rateLimit !== false) member.posts = take("message", member.posts, call.now);
-  return json(201, chats.post(member, text, key));
+  // Counted before the text is examined: that is most of the work, and a refused text takes as much of it.
+  const { messageBuckets } = member.chat;
+  if (options.rateLimit !== false) {
+    messageBuckets[member.seat] = take("message", messageBuckets[member.seat] ?? 0, call.now);
+  }
+  const text = cleanText(raw);
+  return json(201, chats.post(member, text, key, String(raw)));
 }
 
 function leaveChat(call: Call, member: Member): Reply {
@@ -587,7 +616,7 @@ function baseUrl(call: Call, forOthers: boolean): string {
   if (options.url !== undefined) return options.url;
   const own = options.tls ? "https" : "http";
   const scheme = /^https?$/.exec(forwarded(call, "proto").toLowerCase())?.[0] ?? own;
-  const host = [forwarded(call, "host"), call.headers.host ?? ""].find(isHost);
+  const host = [forwarded(call, "host"), call.host ?? ""].find(isHost);
   const { localAddress = "localhost", localPort = 0 } = call.socket;
   const { host: bound = "::" } = options;
   const isReachable = EVERYWHERE.test(bound) || !isThisMachine(bound);
@@ -649,10 +678,8 @@ interface Member {
   /** What this seat is found by when the request that took it is repeated: see `readSeatKey`. */
   readonly key: string | undefined;
   lastSeen: number;
-  /** How many polls it holds. */
+  /** How many polls it holds, streams among them. */
   polls: number;
-  /** The bucket of its messages. */
-  posts: number;
   /** Its posts by their Idempotency-Key. The repeat brings the text again, so a digest of it will do. */
   keys: Map<string, { id: number; sentAt: number; digest: string }> | undefined;
 }
@@ -665,6 +692,10 @@ class Chat {
   readonly messages: string[] = [];
   readonly messageIds: number[] = [];
   readonly waiters = new Set<Waiter>();
+  /** The bucket of each seat's messages, by its number. It outlives the member: rejoining does not fill it. */
+  readonly messageBuckets: number[] = [];
+  /** The address it was created from. */
+  readonly address: string;
   creator: Member | undefined;
   membersEver = 0;
   /** Grows with every change a reader can see; the first is the creator's joining. */
@@ -675,8 +706,9 @@ class Chat {
   lastDropped = 0;
   inviteGeneration = 0;
 
-  constructor(id: string) {
+  constructor(id: string, address: string) {
     this.id = id;
+    this.address = address;
   }
 }
 
@@ -708,6 +740,8 @@ export class Chats {
   readonly #seatByKey = new Map<string, Member>();
   readonly #held = new Set<Waiter>();
   readonly #browsers = new Map<string, Set<Waiter>>();
+  /** How many chats each address has. */
+  readonly #chatsByAddress = new Map<string, number>();
 
   constructor(options: Options) {
     this.#options = options;
@@ -737,25 +771,38 @@ export class Chats {
     return this.#seats.has(member);
   }
 
-  /** Gives one more chat a place, at the cost of one that nobody uses if need be. @throws ApiError server_full */
-  makeRoom(): void {
-    if (this.#chats.size < (this.#options.maxChats ?? LIMITS.chats)) return;
+  /**
+   * Makes sure that an address may create one more chat. A full server ends the chat that has been idle longest.
+   * @throws ApiError rate_limited, server_full
+   */
+  makeRoom(address = ""): void {
+    const most = this.#options.maxChats ?? LIMITS.chats;
+    const share = Math.max(LIMITS.chatsPerAddress, Math.floor(most / LIMITS.addressShare));
+    const isOverShare = (this.#chatsByAddress.get(address) ?? 0) >= share;
+    if (isOverShare && this.#options.rateLimit !== false) throw new ApiError("rate_limited", { "Retry-After": 60 });
+    if (this.#chats.size < most) return;
     const idleSince = this.#options.now() - LIMITS.idleMs;
     const idle = [...this.#seats].filter(({ chat, lastSeen }) => {
-      const isUnused = chat.members.length === 1 && chat.messages.length === 0 && chat.waiters.size === 0;
-      return isUnused && lastSeen <= idleSince;
+      return chat.members.length === 1 && chat.waiters.size === 0 && lastSeen <= idleSince;
     });
     const [longest] = idle.toSorted((a, b) => a.lastSeen - b.lastSeen);
     if (!longest) throw new ApiError("server_full", { "Retry-After": 60 });
     this.end(longest.chat);
   }
 
-  /** A new chat (96 random bits of id); returns its creator's seat. */
-  create(username: string | undefined, key: string | undefined): Member {
-    const chat = new Chat(this.prefix + randomBytes(12).toString("base64url"));
+  /** A new chat (96 random bits of id) for an address; returns its creator's seat. */
+  create(username: string | undefined, key: string | undefined, address = ""): Member {
+    const chat = new Chat(this.prefix + randomBytes(12).toString("base64url"), address);
     this.#chats.set(chat.id, chat);
+    this.#countChat(address, 1);
     chat.creator = this.join(chat, username, key);
     return chat.creator;
+  }
+
+  #countChat(address: string, change: 1 | -1): void {
+    const count = (this.#chatsByAddress.get(address) ?? 0) + change;
+    if (count > 0) this.#chatsByAddress.set(address, count);
+    else this.#chatsByAddress.delete(address);
   }
 
   /** Takes the lowest free seat; the caller has seen that there is one. @throws ApiError username_taken */
@@ -777,12 +824,11 @@ export class Chats {
       username: name,
       expiresAt,
       token: signToken(payload, this.#options.secret),
-      view: JSON.stringify(view).slice(1, -1),
+      view: toJson(view).slice(1, -1),
       expiry: JSON.stringify(iso(expiresAt)),
       key,
       lastSeen: now,
       polls: 0,
-      posts: 0,
       keys: undefined,
     };
     chat.members.push(member);
@@ -804,12 +850,12 @@ export class Chats {
     return this.#options.now() - time < LIMITS.keyMs;
   }
 
-  /** Adds a message (clean text) and wakes who waits for it. Returns its JSON, a MessageView. */
-  post(member: Member, text: string, key: string | undefined): string {
+  /** Adds a message (clean text, and as it was sent) and wakes its readers. Returns its JSON, a MessageView. */
+  post(member: Member, text: string, key: string | undefined, raw = text): string {
     const { chat } = member;
     const now = this.#options.now();
     const id = chat.cursor + 1;
-    const posted = JSON.stringify(viewMessage(member, id, text, now));
+    const posted = toJson(viewMessage(member, id, text, now));
     chat.messages.push(posted);
     chat.messageIds.push(id);
     if (chat.messages.length > LIMITS.keptMessages) {
@@ -818,7 +864,7 @@ export class Chats {
     }
     if (key !== undefined) {
       member.keys ??= new Map();
-      setNewest(member.keys, key, { id, sentAt: now, digest: digest(text) }, LIMITS.keysPerSeat);
+      setNewest(member.keys, key, { id, sentAt: now, digest: digest(raw) }, LIMITS.keysPerSeat);
     }
     member.lastSeen = now;
     chat.cursor = id;
@@ -828,11 +874,12 @@ export class Chats {
   }
 
   /** What this member posted with this key, if it is remembered. @throws ApiError invalid_key for another text */
-  findPosted(member: Member, key: string | undefined, text: string): MessageView | undefined {
+  findPosted(member: Member, key: string | undefined, raw: unknown): MessageView | undefined {
     const posted = member.keys?.get(key ?? "");
     if (!posted || !this.#isFresh(posted.sentAt)) return undefined;
-    if (posted.digest !== digest(text)) throw new ApiError("invalid_key");
-    return viewMessage(member, posted.id, text, posted.sentAt);
+    // The digest is that of the text as it was sent, so that only a text examined before is examined again.
+    if (typeof raw !== "string" || posted.digest !== digest(raw)) throw new ApiError("invalid_key");
+    return viewMessage(member, posted.id, cleanText(raw), posted.sentAt);
   }
 
   /**
@@ -857,7 +904,7 @@ export class Chats {
 
   /** Ends a chat for everybody in it. */
   end(chat: Chat): void {
-    this.#chats.delete(chat.id);
+    if (this.#chats.delete(chat.id)) this.#countChat(chat.address, -1);
     for (const member of chat.members) this.#forget(member);
     for (const waiter of chat.waiters) this.#finish(waiter, "chat_not_found");
   }
@@ -875,11 +922,12 @@ export class Chats {
   }
 
   /**
-   * Holds a poll. Of one browser, four at most: beyond that a visible one takes the place
-   * of the oldest that is not; where none gives way, nothing is held and the result is false.
+   * Holds a poll if its seat and its browser have room for one more; else the result is false. Of a browser's polls a
+   * visible tab's takes the place of the oldest hidden one.
    */
   hold(waiter: Waiter): boolean {
     const { member, browser, visible } = waiter;
+    if (member.polls >= LIMITS.pollsPerSeat) return false;
     if (browser !== "") {
       const held = this.#browsers.get(browser) ?? new Set();
       if (held.size >= LIMITS.pollsPerBrowser) {
@@ -1041,14 +1089,14 @@ export function cleanText(raw: unknown): string {
 }
 
 /**
- * Far more marks in a row than any text has. Bringing them into order takes the square of their number, a second
- * for 32 KiB; so such a text stays as it came (UAX #15 draws this line at 30, in its Stream-Safe Text Format).
+ * More marks in a row than any text has: 30, the limit of the Stream-Safe Text Format (UAX #15, section 13). Sorting
+ * them takes the square of their number, a second for 32 KiB, so a text with more stays as it came.
  */
-const HEAPED = /\p{M}{64}/u;
+const HEAPED = /\p{M}{31}/u;
 
 /**
  * A name as it will be shown: as a message, but in one line, without bidi controls and stray joiners.
- * 1 to 24 graphemes and at most 96 bytes, something visible among them. @throws ApiError invalid_username
+ * 1 to 24 graphemes and at most 96 bytes, among them something visible that marks can stand on. @throws ApiError invalid_username
  */
 export function cleanUsername(raw: unknown): string {
   if (typeof raw !== "string") throw new ApiError("invalid_username");
@@ -1060,7 +1108,7 @@ export function cleanUsername(raw: unknown): string {
   // Before normalising, which takes the square of the number of marks in a row.
   if (STACKED.test(joined)) throw new ApiError("invalid_username");
   const name = joined.trim().normalize("NFC");
-  const visible = /[^\p{White_Space}\p{Default_Ignorable_Code_Point}\p{Cf}\u2800]/u.test(name);
+  const visible = /[^\p{M}\p{White_Space}\p{Default_Ignorable_Code_Point}\p{Cf}\u2800]/u.test(name);
   const isFine = visible && fits(name, LIMITS.usernameGraphemes, LIMITS.usernameBytes);
   if (!isFine || STACKED.test(name.normalize("NFD"))) throw new ApiError("invalid_username");
   return name;
@@ -1132,7 +1180,7 @@ function countedAddress(call: Call): string {
 }
 
 /* ------------------------------------------------------------------------------------------------
- * Errors. One catalogue, one class, and one place (`refusal`) where any thrown thing becomes a reply.
+ * Errors. One catalogue, one class, and one place (`errorReply`) where any thrown thing becomes a reply.
  * --------------------------------------------------------------------------------------------- */
 
 const ERRORS = {
@@ -1182,24 +1230,23 @@ export class ApiError extends Error {
   }
 }
 
-/** The reply to whatever was thrown. Bad tokens are counted, and past their limit told to wait. */
-function refusal(thrown: unknown, call: Call): Reply {
-  let error = thrown;
-  try {
-    if (error instanceof ApiError && error.code === "invalid_token") countCall("refused", call);
-  } catch (limited) {
-    error = limited;
-  }
-  if (error instanceof ApiError) {
-    countRefusal(call.party, error);
-    return error.reply;
-  }
-  (call.party.options.logError ?? console.error)(error);
-  return new ApiError("internal").reply;
+/** The reply to whatever was thrown. Everything refused passes here, so that the metrics count it. */
+function errorReply(thrown: unknown, { options, refused }: Party): Reply {
+  const error = thrown instanceof ApiError ? thrown : new ApiError("internal");
+  if (error !== thrown) (options.logError ?? console.error)(thrown);
+  refused.set(error.code, (refused.get(error.code) ?? 0) + 1);
+  return error.reply;
 }
 
-function countRefusal({ refused }: Party, { code }: ApiError): void {
-  refused.set(code, (refused.get(code) ?? 0) + 1);
+/** Counts an address's bad tokens; past the limit the error becomes `rate_limited`. */
+function countBadToken(thrown: unknown, call: Call): unknown {
+  if (!(thrown instanceof ApiError) || thrown.code !== "invalid_token") return thrown;
+  try {
+    countCall("refused", call);
+    return thrown;
+  } catch (limited) {
+    return limited;
+  }
 }
 
 /* ------------------------------------------------------------------------------------------------
@@ -1222,9 +1269,16 @@ const NO_CONTENT: Reply = { status: 204, headers: EMPTY_HEADERS, body: "" };
 
 /** A reply in JSON; a string is JSON already. */
 function json(status: number, value: object | string, headers?: Headers): Reply {
-  const body = typeof value === "string" ? value : JSON.stringify(value);
+  const body = typeof value === "string" ? value : toJson(value);
   return { status, headers: { ...API_HEADERS, "Content-Length": Buffer.byteLength(body), ...headers }, body };
 }
+
+/** JSON without raw U+2028 and U+2029, at which Node's readline and Python's iter_lines would split a line. */
+function toJson(value: object): string {
+  return JSON.stringify(value).replace(/[\u2028\u2029]/g, (separator) => `\\u${separator.charCodeAt(0).toString(16)}`);
+}
+
+const OPENAPI = json(200, assets.openapi);
 
 function plainText(body: string, parameters = ""): Reply {
   return json(200, body, { "Content-Type": `text/plain${parameters}; charset=utf-8` });
@@ -1245,25 +1299,29 @@ const NO_BODY = Buffer.alloc(0);
  * answers to somebody who asks and never reads would pile up, and one connection could hold any number of polls.
  */
 function queueRequest(req: IncomingMessage, res: ServerResponse, party: Party): void {
-  const { socket } = req;
-  const queued = (QUEUED.get(socket) ?? 0) + 1;
-  if (queued > LIMITS.pipelined) return void socket.destroy();
-  QUEUED.set(socket, queued);
+  const connection = party.connections.get(req.socket);
+  const weight = queueWeight(req);
+  if (!connection || connection.queuedBytes + weight > LIMITS.queuedBytes) return void req.socket.destroy();
+  connection.queuedBytes += weight;
   res.once("socket", () => {
-    QUEUED.set(socket, (QUEUED.get(socket) ?? 1) - 1);
+    connection.queuedBytes -= weight;
     handleRequest(req, res, party);
   });
 }
 
-const QUEUED = new WeakMap<Socket, number>();
+/** About the bytes that a waiting request holds: 1.5 kB with its response, and for each header two strings. */
+function queueWeight({ url = "", rawHeaders }: IncomingMessage): number {
+  return rawHeaders.reduce((sum, text) => sum + 32 + text.length, 1_536 + url.length);
+}
 
 function handleRequest(req: IncomingMessage, res: ServerResponse, party: Party): void {
   const { method = "", url = "", headers, socket } = req;
-  // An absolute target (RFC 9112, section 3.2.2) is as good as its path.
-  const target = url.startsWith("/") ? url : url.replace(/^https?:\/\/[^/?]*/i, "");
-  const [path = "", query = ""] = target.split("?", 2);
+  // An absolute target (RFC 9112, section 3.2.2) is as good as its path, and its authority stands for Host.
+  const [origin = "", authority] = url.startsWith("/") ? [] : (/^https?:\/\/([^/?]*)/i.exec(url) ?? []);
+  const [path = "", query = ""] = url.slice(origin.length).split("?", 2);
   const [, chatId = "", , memberId = ""] = path.split("/", 4);
-  const call = { party, method, path: path || "/", query, chatId, memberId, headers, socket, now: 0, body: NO_BODY };
+  const [host, body] = [authority ?? headers.host, NO_BODY];
+  const call = { party, method, path: path || "/", query, chatId, memberId, headers, host, socket, now: 0, body };
   if (party.options.log) logWhenDone(call, res, party.options.log);
   answer(call, res, () => dispatch(call, res));
 }
@@ -1274,7 +1332,8 @@ function logWhenDone({ method, path }: Call, res: ServerResponse, log: (line: st
   res.once("close", () => {
     const status = res.headersSent ? res.statusCode : "gone";
     // Some programs encode the # of a link, and its token arrives in the path.
-    const shown = path.replace(/[\w-]{30}\.[\w-]{43}/g, "<token>");
+    // However it is encoded, it is longer than a chat's id.
+    const shown = path.replace(/[^/]{34,}/g, "<token>");
     log(`${iso(Date.now())} ${method} ${shown} ${status} ${(performance.now() - start).toFixed(1)} ms`);
   });
 }
@@ -1285,7 +1344,7 @@ function answer(call: Call, res: ServerResponse, make: () => Reply | Waiter | un
   try {
     outcome = make();
   } catch (error) {
-    outcome = refusal(error, call);
+    outcome = errorReply(countBadToken(error, call), call.party);
   }
   if (outcome && "heldAt" in outcome) hold(outcome, call, res);
   else if (outcome) send(outcome, call, res);
@@ -1294,8 +1353,7 @@ function answer(call: Call, res: ServerResponse, make: () => Reply | Waiter | un
 /** Finds the route and runs it; undefined while the body is still to come. */
 function dispatch(call: Call, res: ServerResponse): Reply | Waiter | undefined {
   startClock(call);
-  const isHostless = call.headers.host === undefined && res.req.httpVersion === "1.1";
-  if (isHostless) throw new ApiError("bad_request", CLOSE);
+  checkHeaders(res.req, call);
   const { options, stopping } = call.party;
   const endpoint = ENDPOINTS.find(({ pattern }) => pattern.test(call.path));
   if (!endpoint && wantsPage(call)) return pageReply(call, 404);
@@ -1311,6 +1369,18 @@ function dispatch(call: Call, res: ServerResponse): Reply | Waiter | undefined {
   const member = route.caller === "anyone" ? undefined : authoriseMember(call, route.caller);
   readBody(call, res, () => runRoute(route, call, member));
   return undefined;
+}
+
+/**
+ * Refuses a request with too many headers, or a Host that is missing or malformed (RFC 9112, section 3.2).
+ * @throws ApiError headers_too_large, bad_request
+ */
+function checkHeaders({ rawHeaders, httpVersion }: IncomingMessage, { headers, host }: Call): void {
+  // Node drops what is above `maxHeadersCount`, which is one more than the limit.
+  if (rawHeaders.length > 2 * LIMITS.headers) throw new ApiError("headers_too_large", CLOSE);
+  const isMissing = headers.host === undefined && httpVersion === "1.1";
+  const isBad = [headers.host, host].some((each) => each !== undefined && !isHost(each));
+  if (isMissing || isBad) throw new ApiError("bad_request", CLOSE);
 }
 
 /** The time of a call; what is over by then is over before it is looked at. */
@@ -1331,11 +1401,11 @@ function runRoute(route: Route, call: Call, known?: Member): Reply | Waiter {
  * so the clock is looked at again. By events: `for await` over a request costs a third of the throughput.
  */
 function readBody(call: Call, res: ServerResponse, run: () => Reply | Waiter): void {
-  const chunks: Buffer[] = [];
+  let body: Buffer = NO_BODY;
   let size = 0;
   const { party } = call;
-  const finish = (body: Buffer | undefined): void => {
-    call.body = body;
+  const finish = (whole: Buffer | undefined): void => {
+    call.body = whole;
     answer(call, res, () => {
       if (party.stopping === "now") throw new ApiError("stopping");
       startClock(call);
@@ -1346,12 +1416,19 @@ function readBody(call: Call, res: ServerResponse, run: () => Reply | Waiter): v
   party.bodies += 1;
   res.req.once("close", () => (party.bodies -= 1));
   res.req.on("data", (chunk: Buffer) => {
+    const start = size;
     size += chunk.length;
-    if (size <= LIMITS.bodyBytes) chunks.push(chunk);
-    else if (!res.headersSent) finish(undefined);
+    if (res.headersSent) return;
+    if (size > LIMITS.bodyBytes) return finish(undefined);
+    if (start === 0) body = chunk;
+    else {
+      // From the second piece on they are copied together: kept, a piece of one byte would take some 300.
+      if (body.length < LIMITS.bodyBytes) body = Buffer.concat([body], LIMITS.bodyBytes);
+      chunk.copy(body, start);
+    }
   });
   res.req.on("end", () => {
-    if (size <= LIMITS.bodyBytes) finish(Buffer.concat(chunks));
+    if (size <= LIMITS.bodyBytes) finish(body.subarray(0, size));
   });
 }
 
@@ -1365,23 +1442,30 @@ function hold(waiter: Waiter, call: Call, res: ServerResponse): void {
     });
   };
   if (waiter.isStream) writeStream(waiter, call, res);
-  // Held polls are most of what there is in memory: the headers, which only their beginning needed, go.
-  res.req.headers = call.headers = {};
+  // Held polls are most of what there is in memory: the headers, which only their beginning needed, go. A body that
+  // is still to come needs them once more (`send`).
+  if (!hasBodyToCome(res.req)) res.req.headers = call.headers = {};
   res.req.rawHeaders = [];
   res.once("close", () => chats.release(waiter));
 }
 
 /**
  * Writes what is new as lines and waits again, until there is an error to end with. Nothing is written to a reader
- * who does not keep up: from its cursor it goes on when the buffer has drained, with `missed` if need be.
+ * who does not keep up: from its cursor it goes on when all has been taken, with `missed` if need be.
  */
-function writeStream(waiter: Waiter, { party }: Call, res: ServerResponse): void {
+function writeStream(waiter: Waiter, { party, socket }: Call, res: ServerResponse): void {
   const { options, chats } = party;
   const { member } = waiter;
+  let isWriting = false;
   const write = (isFirst: boolean): void => {
-    if (res.writableNeedDrain) return;
-    res.write(`${streamLines(member, waiter.since, options.now(), isFirst)}\n`);
+    if (isWriting) return;
+    isWriting = true;
+    const lines = `${streamLines(member, waiter.since, options.now(), isFirst)}\n`;
     waiter.since = member.chat.cursor;
+    writePieces(Buffer.from(lines), res, () => {
+      isWriting = false;
+      if (waiter.since < member.chat.cursor) write(false);
+    });
   };
   waiter.onEnd = (end) => {
     if (end === "answer" || end === "retry") {
@@ -1389,22 +1473,57 @@ function writeStream(waiter: Waiter, { party }: Call, res: ServerResponse): void
       waiter.heldAt = options.now();
       chats.hold(waiter);
     } else {
-      res.write(new ApiError(end).reply.body);
+      res.write(errorReply(new ApiError(end), party).body);
       res.end("\n");
+      MID_ANSWER.delete(socket);
     }
   };
-  res.on("drain", () => waiter.since < member.chat.cursor && write(false));
+  MID_ANSWER.add(socket);
   res.writeHead(200, STREAM_HEADERS);
   write(true);
 }
 
-function send({ status, headers, body }: Reply, call: Call, res: ServerResponse): void {
+/**
+ * Writes bytes in pieces, each when the one before has been taken: a reader who is slow but reads is seen to make
+ * progress (`endUnread`). Calls `onWritten` when nothing is left to wait for.
+ */
+function writePieces(bytes: Buffer, res: ServerResponse, onWritten: () => void, from = 0): void {
+  for (let start = from; start < bytes.length; start += PIECE_BYTES) {
+    const hasRoom = res.write(bytes.subarray(start, start + PIECE_BYTES));
+    if (!hasRoom) return void res.once("drain", () => writePieces(bytes, res, onWritten, start + PIECE_BYTES));
+  }
+  onWritten();
+}
+
+const PIECE_BYTES = 16_384;
+
+/** Connections with an answer that has begun and not ended. Nothing else may be written there. */
+const MID_ANSWER = new WeakSet<Duplex>();
+
+function send(reply: Reply, call: Call, res: ServerResponse): void {
+  if (!call.body || !hasBodyToCome(res.req)) writeReply(reply, call, res, !call.body);
+  // What came together with the headers is read first: most bodies are, and their connection can be used again.
+  else setImmediate(() => writeReply(reply, call, res, !res.req.complete));
+}
+
+/** Whether an answer would precede the end of the request's body. */
+function hasBodyToCome({ complete, headers }: IncomingMessage): boolean {
+  if (complete) return false;
+  return (headers["content-length"] ?? "0") !== "0" || headers["transfer-encoding"] !== undefined;
+}
+
+function writeReply({ status, headers, body }: Reply, call: Call, res: ServerResponse, isEarly: boolean): void {
   if (res.destroyed) return;
   // While it stops, whoever gets an answer comes back on this connection for what is still said: there is no other.
-  const isLast = (call.party.stopping && status === 503) || !call.body;
+  const isLast = (call.party.stopping && status === 503) || isEarly;
   res.writeHead(status, isLast ? { ...headers, ...CLOSE } : headers);
-  if (call.body) res.end(body);
-  else endLate(body, res, call.party.stopping ? 0 : LINGER.ms);
+  if (!isEarly && body.length <= PIECE_BYTES) return void res.end(body);
+  MID_ANSWER.add(call.socket);
+  if (isEarly) return endLate(body, res, call.party.stopping ? 0 : LINGER.ms);
+  writePieces(typeof body === "string" ? Buffer.from(body) : body, res, () => {
+    res.end();
+    MID_ANSWER.delete(call.socket);
+  });
 }
 
 const CLOSE = { Connection: "close" };
@@ -1482,10 +1601,10 @@ function accepts(header: string | undefined, coding: string): boolean {
 function refuseConnection(error: NodeJS.ErrnoException, socket: Duplex, party: Party): void {
   // After CONNECT nobody else listens for the errors of its socket, and one unheard ends the program.
   socket.on("error", () => socket.destroy());
-  if (!socket.writable || error.code === "ECONNRESET") return void socket.destroy();
+  const isMidAnswer = MID_ANSWER.has(socket);
+  if (!socket.writable || isMidAnswer || error.code === "ECONNRESET") return void socket.destroy();
   const refused = new ApiError(PARSER_ERRORS[error.code ?? ""] ?? "bad_request");
-  countRefusal(party, refused);
-  const { status, headers, body } = refused.reply;
+  const { status, headers, body } = errorReply(refused, party);
   const lines = Object.entries({ ...headers, ...CLOSE }).map(([name, value]) => `${name}: ${value}\r\n`);
   socket.end(`HTTP/1.1 ${status} ${http.STATUS_CODES[status]}\r\n${lines.join("")}\r\n${String(body)}`);
   // Its peer may never close its own side.
@@ -1510,8 +1629,16 @@ const SERVER_OPTIONS = {
   requestTimeout: 30 * SECOND,
   keepAliveTimeout: 75 * SECOND,
   connectionsCheckingInterval: SECOND,
-  // Node's own answer to a request without a Host has no body; `dispatch` says it in JSON.
+  // Node's own answer to a request without a Host has no body; `checkHeaders` says it in JSON.
   requireHostHeader: false,
+  // Of two Host lines Node would drop the second: joined with a comma they are no host.
+  joinDuplicateHeaders: true,
+};
+
+/** TLS 1.3, and of TLS 1.2 what gives forward secrecy: a key that is stolen later opens no recording. */
+const TLS_OPTIONS = {
+  handshakeTimeout: 10 * SECOND,
+  ciphers: "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256:ECDHE+AESGCM:ECDHE+CHACHA20",
 };
 
 /**
@@ -1524,13 +1651,18 @@ export function createApp(given: AppOptions = {}) {
   const loopDelay = monitorEventLoopDelay({ resolution: LOOP_TICK_MS });
   if (options.metrics) loopDelay.enable();
   const counts = { buckets: new Map(), refused: new Map(), bodies: 0 };
-  const party: Party = { options, chats, loopDelay, ...counts, stopping: undefined };
+  const party: Party = { options, chats, loopDelay, connections: new Map(), ...counts, stopping: undefined };
   // A response has its socket from the start where no other stands before it.
   const listener = (req: IncomingMessage, res: ServerResponse): void =>
     (res.socket ? handleRequest : queueRequest)(req, res, party);
   const server: http.Server = options.tls
-    ? https.createServer({ ...SERVER_OPTIONS, ...options.tls }, listener)
+    ? https.createServer({ ...SERVER_OPTIONS, ...TLS_OPTIONS, ...options.tls }, listener)
     : http.createServer(SERVER_OPTIONS, listener);
+  server.maxHeadersCount = LIMITS.headers + 1;
+  server.on(options.tls ? "secureConnection" : "connection", (socket: Socket) => {
+    party.connections.set(socket, { queuedBytes: 0, takenBytes: 0, takenAt: 0 });
+    socket.once("close", () => party.connections.delete(socket));
+  });
   server.on("clientError", (error, socket) => refuseConnection(error, socket, party));
   server.on("connect", (_req: IncomingMessage, socket: Duplex) =>
     refuseConnection(new Error("CONNECT"), socket, party),
@@ -1540,10 +1672,20 @@ export function createApp(given: AppOptions = {}) {
   return { server, chats, sweep: () => sweep(party), stop: () => stopServer(server, party) };
 }
 
-function sweep({ chats, buckets, options }: Party): void {
+function sweep({ chats, buckets, connections, options }: Party): void {
   const now = options.now();
   chats.sweep(now);
   for (const [bucket, full] of buckets) if (full <= now) buckets.delete(bucket);
+  for (const [socket, connection] of connections) endUnread(socket, connection, now);
+}
+
+/** Ends a connection whose peer has taken nothing of what is to be written for `LIMITS.unreadMs`. */
+function endUnread(socket: Socket, connection: Connection, now: number): void {
+  const taken = socket.bytesWritten - socket.writableLength;
+  if (socket.writableLength === 0 || taken !== connection.takenBytes) {
+    connection.takenBytes = taken;
+    connection.takenAt = now;
+  } else if (Math.abs(now - connection.takenAt) >= LIMITS.unreadMs) socket.destroy();
 }
 
 /**

@@ -553,7 +553,8 @@ async function startExecutable(t: TestContext, options: AppOptions): Promise<Tes
   return server;
 }
 
-function listen(app: App): Promise<number> {
+/** Listens on a free port, and returns it. */
+export function listen(app: App): Promise<number> {
   return new Promise((resolve, reject) => {
     app.server.once("error", reject);
     app.server.listen(0, "127.0.0.1", () => resolve(portOf(app.server.address())));

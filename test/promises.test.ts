@@ -114,8 +114,7 @@ testInside("promise 7: a token works for one purpose, in one chat, in one spelli
 
 testInside("promise 8: what expires frees what it held at its time", async (t) => {
   const server = await startServer(t, { maxChats: 1 });
-  const [ana] = await server.party("Ana");
-  await ana.say("a chat in use");
+  await server.party("Ana", "Ben");
   server.clock.advance(6 * HOUR - 1);
   assertError(await server.create(), "server_full");
   server.clock.advance(1);

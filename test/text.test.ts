@@ -295,7 +295,7 @@ function assertRefused(clean: (raw: unknown) => string, raw: unknown, code: stri
 test("a heap of marks that would take long to bring into order stays as it came", () => {
   const heap = `a${"\u0301\u0316".repeat(500)}`;
   assert.equal(cleanText(heap), heap);
-  const usual = `a${"\u0301\u0316".repeat(30)}`;
+  const usual = `a${"\u0301\u0316".repeat(15)}`;
   assert.equal(cleanText(usual), usual.normalize("NFC"));
   assert.notEqual(usual, usual.normalize("NFC"));
 });

@@ -1,0 +1,438 @@
+// What one connection, one seat or one address may use: bytes and time, not only counts.
+
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { connect } from "node:net";
+import { test, type TestContext } from "node:test";
+import { connect as connectTls } from "node:tls";
+import { createApp, LIMITS } from "../server.ts";
+import { selfSigned } from "./certificate.ts";
+import {
+  assertDone,
+  assertError,
+  at,
+  exchange,
+  invitationOf,
+  listen,
+  Member,
+  messageOf,
+  pollOf,
+  record,
+  SECOND,
+  sessionOf,
+  startServer,
+  testInside,
+  until,
+  Wire,
+} from "./helpers.ts";
+/** A request with so many short headers. */
+function withHeaders(first: string, count: number): string {
+  return `${first} HTTP/1.1\r\nHost: x\r\n${"a: b\r\n".repeat(count - 1)}\r\n`;
+}
+
+test("a request with 100 headers is served, one with more is headers_too_large", async (t) => {
+  const server = await startServer(t);
+  const wire = await Wire.open(t, server.port);
+  wire.write(withHeaders("GET /healthz", 100));
+  await wire.waitFor(/"ok"/);
+  for (const count of [101, 102, 990]) {
+    assertError(await exchange(t, server.port, withHeaders("GET /healthz", count)), "headers_too_large");
+  }
+});
+
+testInside(
+  "requests behind a held poll or a stream are counted by what they hold, and too much ends the connection",
+  async (t) => {
+    const server = await startServer(t);
+    const [ana] = await server.party("Ana");
+    for (const accept of ["application/json", "application/x-ndjson"]) {
+      const head = `Host: x\r\nAuthorization: ${ana.token}\r\nAccept: ${accept}\r\n`;
+      const first = `GET /${ana.chatId}?since=latest&wait=50 HTTP/1.1\r\n${head}\r\n`;
+      const large = `GET /healthz HTTP/1.1\r\nHost: x\r\n${`a: ${"b".repeat(90)}\r\n`.repeat(90)}\r\n`;
+      const few = await Wire.open(t, server.port);
+      few.write(first + large.repeat(5));
+      await until(() => server.app.chats.waiting === 1, "the first to be held");
+      await ana.read();
+      assert.equal(few.isClosed, false);
+      few.write(large.repeat(5));
+      await until(() => few.isClosed, "the end of a connection with ten large requests");
+      await until(() => server.app.chats.waiting === 0, "the poll to be forgotten");
+
+      const many = await Wire.open(t, server.port);
+      many.write(first + "GET / HTTP/1.1\r\nHost:x\r\n\r\n".repeat(100));
+      await until(() => many.isClosed, "the end of a connection with a hundred small requests");
+    }
+  },
+);
+
+/** A chat whose 30 messages take 240 kB to read, and a socket that asks for them again and again and never reads. */
+async function askAndNeverRead(
+  t: TestContext,
+  accept: string,
+): Promise<[Awaited<ReturnType<typeof startServer>>, Wire]> {
+  const server = await startServer(t, { rateLimit: false });
+  const [ana] = await server.party("Ana");
+  for (let count = 0; count < 30; count += 1) await ana.say("😀".repeat(2_000));
+  const wire = await Wire.open(t, server.port);
+  wire.socket.pause();
+  wire.write(
+    `GET /${ana.chatId} HTTP/1.1\r\nHost: x\r\nAuthorization: ${ana.token}\r\nAccept: ${accept}\r\n\r\n`.repeat(65),
+  );
+  return [server, wire];
+}
+
+testInside("a connection whose answers nobody reads ends after 75 s, a slow reader's does not", async (t) => {
+  const [server, wire] = await askAndNeverRead(t, "application/json");
+  const open = (): Promise<number> =>
+    new Promise((resolve, reject) => {
+      server.app.server.getConnections((error, count) => (error ? reject(error) : resolve(count)));
+    });
+  // The server has filled what the two kernels take, and waits.
+  let times = 0;
+  for (let last = -1; times < 20; times = last === wire.socket.bytesRead ? times + 1 : 0) {
+    last = wire.socket.bytesRead;
+    await server.send("GET", "/healthz");
+  }
+  server.agent.destroy();
+  await until(async () => (await open()) === 1, "the other connections to end");
+  server.pass(0);
+  server.pass(74 * SECOND);
+  assert.equal(await open(), 1);
+  for (let round = 0; round < 2; round += 1) {
+    // Reading a part of it is progress enough for another 75 s.
+    const before = wire.received.length;
+    wire.socket.resume();
+    await until(() => wire.received.length > before + 1_000_000, "some of it to be read");
+    wire.socket.pause();
+    await server.send("GET", "/healthz");
+    server.agent.destroy();
+    server.pass(74 * SECOND);
+    assert.equal(wire.isClosed, false);
+  }
+  await until(async () => (await open()) === 1, "the others to end again");
+  server.pass(0);
+  server.pass(75 * SECOND);
+  await until(async () => (await open()) === 0, "its end");
+});
+
+testInside("a held poll and an idle stream outlive the time in which answers must be read", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const stream = await Wire.open(t, server.port);
+  stream.write(
+    `GET /${ana.chatId} HTTP/1.1\r\nHost: x\r\nAuthorization: ${ana.token}\r\nAccept: application/x-ndjson\r\n\r\n`,
+  );
+  await stream.waitFor(/members/);
+  const held = await ana.hold();
+  for (let passed = 0; passed < 49; passed += 1) server.pass(SECOND);
+  assert.equal(server.app.chats.waiting, 2);
+  server.pass(SECOND);
+  pollOf(await held.answer);
+  for (let passed = 0; passed < 30; passed += 1) {
+    const before = stream.received.length;
+    server.pass(25 * SECOND);
+    await until(() => stream.received.length > before, "the empty line of a silent stream");
+  }
+  const message = await ana.say("still there?");
+  await stream.waitFor(new RegExp(`"id":${message.id},`));
+});
+
+test("an address has at most a tenth of all chats, and ten in any case", async (t) => {
+  for (const [maxChats, share] of [
+    [200, 20],
+    [30, 10],
+  ] as const) {
+    const server = await startServer(t, { maxChats });
+    const made = [];
+    for (let count = 0; count < share; count += 1) made.push(sessionOf(await server.create()));
+    const refused = await server.create();
+    assertError(refused, "rate_limited");
+    assert.equal(refused.headers["retry-after"], "60");
+    const { chat_id: id, session_token: token } = at(made, 0);
+    assertDone(await server.send("DELETE", `/${id}`, { token }));
+    sessionOf(await server.create());
+    assertError(await server.create(), "rate_limited");
+  }
+});
+
+test("each address has a share of its own, and --no-rate-limit lifts it", async (t) => {
+  const server = await startServer(t, { maxChats: 30, trustProxy: true });
+  const from = (address: string) => server.create({}, { "X-Forwarded-For": address });
+  for (let count = 0; count < 10; count += 1) sessionOf(await from("203.0.113.1"));
+  assertError(await from("203.0.113.1"), "rate_limited");
+  for (let count = 0; count < 10; count += 1) sessionOf(await from("2001:db8::1"));
+  assertError(await from("2001:db8::2"), "rate_limited");
+  sessionOf(await from("203.0.113.2"));
+  const free = await startServer(t, { maxChats: 30, rateLimit: false });
+  for (let count = 0; count < 30; count += 1) sessionOf(await free.create());
+  assertError(await free.create(), "server_full");
+});
+
+testInside("an expired chat counts no more for its address", async (t) => {
+  const server = await startServer(t, { maxChats: 30 });
+  for (let count = 0; count < 10; count += 1) sessionOf(await server.create());
+  assertError(await server.create(), "rate_limited");
+  server.clock.advance(LIMITS.sessionMs);
+  for (let count = 0; count < 10; count += 1) sessionOf(await server.create());
+  assertError(await server.create(), "rate_limited");
+});
+
+test("a seat holds 32 polls and streams together, and one more is rate_limited", async (t) => {
+  const server = await startServer(t);
+  const [ana, ben] = await server.party("Ana", "Ben");
+  const held = [];
+  for (let count = 0; count < 31; count += 1) held.push(await ana.hold());
+  const stream = await Wire.open(t, server.port);
+  const head = `Host: x\r\nAuthorization: ${ana.token}\r\nAccept: application/x-ndjson\r\n`;
+  stream.write(`GET /${ana.chatId} HTTP/1.1\r\n${head}\r\n`);
+  await stream.waitFor(/members/);
+  for (const headers of [{}, { Accept: "application/x-ndjson" }]) {
+    const refused = await ana.send("GET", "?since=latest&wait=50", { headers });
+    assertError(refused, "rate_limited");
+    assert.equal(refused.headers["retry-after"], "1");
+  }
+  assert.equal((await ana.read("?since=latest&wait=50&browser=b1&visible=1")).retry_in, LIMITS.retrySeconds);
+  await ben.hold();
+  await ana.read();
+  at(held, 0).abort();
+  await until(async () => (await server.countHeld()) === 32, "one to be forgotten");
+  await ana.hold();
+  const message = await ben.say("to all 32");
+  for (const { answer } of held.slice(1)) assert.deepEqual(pollOf(await answer).messages, [message]);
+  await stream.waitFor(/to all 32/);
+});
+
+test("leaving and joining again does not fill the bucket of messages", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const { invite_token } = invitationOf(await ana.invite());
+  const join = async (): Promise<Member> => {
+    return new Member(server, sessionOf(await server.join(ana.chatId, { invite_token })));
+  };
+  const ben = await join();
+  for (let count = 0; count < 20; count += 1) await ben.say("x");
+  assertError(await ben.post("x"), "rate_limited");
+  assertDone(await ben.leave());
+  const again = await join();
+  assertError(await again.post("x"), "rate_limited");
+  // The next seat was never used.
+  await (await join()).say("x");
+  await ana.say("x");
+});
+
+test("a refused text counts, as examining it is most of the work", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const heavy = `a${"\u0301\u0316".repeat(15)}`.repeat(480);
+  for (let count = 0; count < 20; count += 1) assertError(await ana.post(heavy), "invalid_text");
+  assertError(await ana.post(heavy), "rate_limited");
+  assertError(await ana.post("x"), "rate_limited");
+});
+
+test("a key with another text is refused before that text is examined", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const key = { "Idempotency-Key": "k" };
+  const message = messageOf(await ana.post(" e\u0301 ", key));
+  assert.equal(message.text, "\u00e9");
+  assert.deepEqual(messageOf(await ana.post(" e\u0301 ", key), 200), message);
+  for (const other of ["\u00e9", "", 7, null]) assertError(await ana.post(other, key), "invalid_key");
+});
+
+test("a request that is refused before its body has come does not swallow the body", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const other = `/${"A".repeat(16)}`;
+  for (const [line, status] of [
+    [`POST ${other} HTTP/1.1\r\nHost: x\r\n`, 401],
+    [`POST /${ana.chatId} HTTP/1.1\r\nHost: x\r\nAuthorization: nonsense\r\n`, 401],
+    [`POST /nothing HTTP/1.1\r\nHost: x\r\n`, 404],
+    [`PUT /create HTTP/1.1\r\nHost: x\r\n`, 405],
+    [`GET /healthz HTTP/1.1\r\nHost: x\r\n`, 200],
+    [`POST /${ana.chatId}/invite HTTP/1.1\r\nHost: x\r\nAuthorization: ${ana.token}\r\n`, 201],
+  ] as const) {
+    for (const length of ["Content-Length: 100000000000", "Transfer-Encoding: chunked"]) {
+      const wire = await Wire.open(t, server.port);
+      wire.write(`${line}${length}\r\n\r\n`);
+      await wire.waitFor(new RegExp(`^HTTP/1.1 ${status} [^]*Connection: close`));
+      const isChunked = length.startsWith("Transfer");
+      const piece = `${isChunked ? "10000\r\n" : ""}${"x".repeat(0x10000)}${isChunked ? "\r\n" : ""}`;
+      const pump = (): void => {
+        while (!wire.isClosed && wire.socket.writable && wire.socket.write(piece, "latin1"));
+      };
+      wire.socket.on("drain", pump);
+      pump();
+      await until(() => wire.isClosed, `the end of ${line}`);
+      // A megabyte and what the two kernels hold.
+      assert.ok(wire.socket.bytesWritten < 40_000_000, `${wire.socket.bytesWritten} bytes taken`);
+    }
+  }
+});
+
+test("a connection is used again after a refusal whose body had come", async (t) => {
+  const server = await startServer(t);
+  const wire = await Wire.open(t, server.port);
+  const refused = `POST /create HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n{`;
+  const bodyless = `DELETE /create HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}`;
+  wire.write(`${refused}${bodyless}${bodyless}GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n`);
+  await wire.waitFor(/400 [^]* 405 [^]* 405 [^]*"ok"/);
+  assert.doesNotMatch(wire.received, /connection: close/i);
+});
+
+test("a body that comes byte by byte is put together", async (t) => {
+  const server = await startServer(t);
+  const wire = await Wire.open(t, server.port);
+  const text = JSON.stringify({ padding: "x".repeat(30_000), username: "Ana" });
+  wire.write("POST /create HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
+  wire.write(Array.from(text, (letter) => `1\r\n${letter}\r\n`).join(""));
+  wire.write("0\r\n\r\n");
+  await wire.waitFor(/201 Created[^]*"username":"Ana"/);
+});
+
+testInside(
+  "a TLS handshake that stalls ends after 10 s, and no suite without forward secrecy is offered",
+  { timeout: 60 * SECOND },
+  async (t) => {
+    const tls = selfSigned();
+    const app = createApp({ tls });
+    const port = await listen(app);
+    t.after(() => app.stop());
+    const stalled = connect({ port, host: "127.0.0.1" });
+    t.after(() => stalled.destroy());
+    stalled.on("error", () => {});
+    await once(stalled, "connect");
+    const begun = performance.now();
+    const ended = once(stalled, "close");
+    for (const ciphers of ["AES128-GCM-SHA256", "AES256-SHA"]) {
+      const refused = connectTls({
+        port,
+        host: "127.0.0.1",
+        rejectUnauthorized: false,
+        ciphers,
+        maxVersion: "TLSv1.2",
+      });
+      await assert.rejects(once(refused, "secureConnect"), /handshake failure/i);
+    }
+    for (const maxVersion of ["TLSv1.2", "TLSv1.3"] as const) {
+      const taken = connectTls({ port, host: "127.0.0.1", rejectUnauthorized: false, maxVersion });
+      await once(taken, "secureConnect");
+      assert.match(taken.getEphemeralKeyInfo() === null ? "" : JSON.stringify(taken.getEphemeralKeyInfo()), /DH/);
+      taken.destroy();
+    }
+    stalled.resume();
+    await ended;
+    const seconds = (performance.now() - begun) / SECOND;
+    assert.ok(seconds > 9 && seconds < 40, `${seconds} s`);
+  },
+);
+
+test("a Host that is doubled, empty or no host is bad_request", async (t) => {
+  const server = await startServer(t);
+  for (const lines of [
+    "Host: a\r\nHost: a",
+    "Host: a\r\nHost: b",
+    "Host:",
+    "Host: user@a",
+    "Host: a/b",
+    "Host: a, b",
+    "Host: a\xff",
+    "Host: a b",
+    "Host: a:99999",
+    "Host: [::1",
+    `Host: ${"a".repeat(256)}`,
+  ]) {
+    for (const version of ["1.1", "1.0"]) {
+      const reply = await exchange(t, server.port, `GET /healthz HTTP/${version}\r\n${lines}\r\n\r\n`);
+      assertError(reply, "bad_request");
+      assert.equal(reply.headers["connection"], "close", lines);
+    }
+  }
+  const bad = "GET http://user@a/healthz HTTP/1.1\r\nHost: a\r\n\r\n";
+  assertError(await exchange(t, server.port, bad), "bad_request");
+  const missing = "GET http://a/healthz HTTP/1.1\r\n\r\n";
+  assertError(await exchange(t, server.port, missing), "bad_request");
+});
+
+test("the authority of an absolute target replaces Host in links", async (t) => {
+  const server = await startServer(t);
+  const wire = await Wire.open(t, server.port);
+  wire.write("POST http://chat.example:81/create HTTP/1.1\r\nHost: other.example\r\nContent-Length: 0\r\n\r\n");
+  await wire.waitFor(/"url":"http:\/\/chat\.example:81\//);
+});
+
+test("rubbish on the connection of a stream ends it without another status line", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const wire = await Wire.open(t, server.port);
+  const head = `Host: x\r\nAuthorization: ${ana.token}\r\nAccept: application/x-ndjson\r\n`;
+  wire.write(`GET /${ana.chatId} HTTP/1.1\r\n${head}\r\n`);
+  await wire.waitFor(/members/);
+  wire.write("\0 rubbish\r\n\r\n");
+  await until(() => wire.isClosed, "the end");
+  assert.equal(wire.received.split("HTTP/1.1").length, 2);
+  await until(async () => (await server.countHeld()) === 0, "the stream to be forgotten");
+});
+
+test("U+2028 and U+2029 are escaped in every answer, so that no reader of lines splits there", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const key = { "Idempotency-Key": "k" };
+  const text = "one\u2028two\u2029three";
+  const replies = [await ana.post(text, key), await ana.post(text, key), await ana.poll()];
+  const wire = await Wire.open(t, server.port);
+  const head = `Host: x\r\nAuthorization: ${ana.token}\r\nAccept: application/x-ndjson\r\n`;
+  wire.write(`GET /${ana.chatId}?since=0 HTTP/1.1\r\n${head}\r\n`);
+  await wire.waitFor(/three/);
+  for (const raw of [...replies.map((reply) => reply.text), Buffer.from(wire.received, "latin1").toString()]) {
+    assert.ok(raw.includes("one\\u2028two\\u2029three"));
+    assert.doesNotMatch(raw, /[\u2028\u2029]/);
+  }
+  assert.equal(record(at(replies, 0).body)["text"], text);
+});
+
+test("a name of nothing but marks is refused, with a letter under them it is fine", async (t) => {
+  const server = await startServer(t);
+  for (const username of ["\u0301", "\u0301\u0302", " \u0301", "\u200b\u0301", "\ufe0f"]) {
+    assertError(await server.create({ username }), "invalid_username");
+  }
+  assert.equal(sessionOf(await server.create({ username: "n\u0303" })).username, "\u00f1");
+});
+
+testInside("internal errors and the errors that end a stream are counted as refused", async (t) => {
+  const errors: unknown[] = [];
+  const server = await startServer(t, { metrics: true, logError: (error) => errors.push(error) });
+  const [ana, ben] = await server.party("Ana", "Ben");
+  const wire = await Wire.open(t, server.port);
+  const head = `Host: x\r\nAuthorization: ${ben.token}\r\nAccept: application/x-ndjson\r\n`;
+  wire.write(`GET /${ana.chatId} HTTP/1.1\r\n${head}\r\n`);
+  await wire.waitFor(/members/);
+  assertDone(await ana.remove(ben.id));
+  await wire.waitFor(/revoked_token/);
+  const { chats } = server.app;
+  t.mock.method(chats, "post", () => {
+    throw new Error("a fault");
+  });
+  assertError(await ana.post("x"), "internal");
+  assert.equal(errors.length, 1);
+  const { text } = await server.send("GET", "/metrics");
+  assert.match(text, /refused_total\{error="revoked_token"\} 1\n/);
+  assert.match(text, /refused_total\{error="internal"\} 1\n/);
+});
+
+testInside("a token does not reach the log in whatever way its characters are encoded", async (t) => {
+  const lines: string[] = [];
+  const server = await startServer(t, { log: (line) => lines.push(line) });
+  const [ana] = await server.party("Ana");
+  const invite = await ana.inviteToken();
+  const [payload = "", signature = ""] = invite.split(".");
+  for (const path of [
+    `/${ana.chatId}%23invite=${invite}`,
+    `/${ana.chatId}%23invite=${payload}%2E${signature}`,
+    `/${ana.chatId}%23invite=${payload}%2e${signature}`,
+    `/${ana.chatId}/${payload}.${signature.replaceAll(/[A-M]/g, (letter) => `%${letter.charCodeAt(0).toString(16)}`)}`,
+  ]) {
+    await server.send("GET", path);
+  }
+  await until(() => lines.length >= 6, "the lines");
+  for (const line of lines) assert.ok(!line.includes(signature.slice(0, 8)) && !/[\w%-]{40}/.test(line), line);
+});
