@@ -46,6 +46,9 @@ async function buildAll() {
     openapi: buildOpenapi(),
     help: read("docs/help.txt"),
     usage: read("docs/usage.txt"),
+    banner: read("docs/banner.txt"),
+    bannerHint: read("docs/banner-hint.txt"),
+    metrics: read("docs/metrics.txt"),
   };
   writeFileSync(path("dist/assets.json"), JSON.stringify(assets));
   await bundleServer();
@@ -70,18 +73,26 @@ async function buildPage() {
     pageGzip: gzipSync(bytes, { level: 9, memLevel: 7 }).toString("base64"),
     pageBrotli: brotliCompressSync(bytes, quality).toString("base64"),
     pageTag: createHash("sha256").update(bytes).digest("base64url").slice(0, 22),
-    pagePolicy: [
-      "default-src 'none'",
-      `script-src 'sha256-${sha256(script)}'`,
-      `style-src 'sha256-${sha256(style)}'`,
-      "img-src data:",
-      "connect-src 'self'",
-      "base-uri 'none'",
-      "form-action 'none'",
-      "frame-ancestors 'none'",
-      "require-trusted-types-for 'script'",
-      "trusted-types 'none'",
-    ].join("; "),
+    pageHeaders: {
+      "Cache-Control": "no-cache",
+      "Content-Security-Policy": [
+        "default-src 'none'",
+        `script-src 'sha256-${sha256(script)}'`,
+        `style-src 'sha256-${sha256(style)}'`,
+        "img-src data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+      ].join("; "),
+      "Cross-Origin-Resource-Policy": "same-origin",
+      "Referrer-Policy": "no-referrer",
+      "X-Content-Type-Options": "nosniff",
+      "X-Frame-Options": "DENY",
+      Vary: "Accept, Authorization, Accept-Encoding",
+    },
   };
 }
 

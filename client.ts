@@ -17,7 +17,7 @@ import { generate } from "lean-qr/nano";
 import type {
   ErrorCode,
   ErrorReply,
-  InviteLook,
+  InvitePreview,
   InviteReply,
   MemberView,
   MessageView,
@@ -92,7 +92,7 @@ export interface Joining {
   at: "joining";
   chatId: string;
   token: string;
-  look: InviteLook | undefined;
+  look: InvitePreview | undefined;
   notice: string;
   fieldError: string;
   busy: boolean;
@@ -142,7 +142,7 @@ export type StateEvent =
   | { type: "entered"; saved: SavedChat; outbox: readonly Outgoing[]; now: number }
   | { type: "ended"; sentence: string; unsent: string }
   | { type: "chat vanished"; chatId: string }
-  | { type: "looked"; look: InviteLook }
+  | { type: "looked"; look: InvitePreview }
   | { type: "not reached"; notice: string }
   | { type: "asked" }
   | { type: "refused"; why: string }
@@ -1132,7 +1132,7 @@ function enter(saved: SavedChat): void {
 
 /** Who is there already? Asked until the host answers. */
 async function look(chatId: string, token: string): Promise<void> {
-  const answer = await api<InviteLook>("GET", `/${chatId}/invite`, { token });
+  const answer = await api<InvitePreview>("GET", `/${chatId}/invite`, { token });
   if (state.at !== "joining" || state.token !== token) return;
   if (answer.ok) return dispatch({ type: "looked", look: answer.value });
   if (answer.code in REFUSALS) return turnAway(chatId, answer.code);
@@ -1186,7 +1186,7 @@ async function joinChat(door: Joining, username: string): Promise<void> {
   else dispatch({ type: "not reached", notice: answer.message });
 }
 
-function takenSentence(username: string, seen: InviteLook | undefined): string {
+function takenSentence(username: string, seen: InvitePreview | undefined): string {
   const first = seen?.members[0];
   const who = first && first !== username ? isolate(first) : "whoever started the chat";
   return `${isolate(username)} is taken here. Is that you, in another browser? Ask ${who} to remove the old seat.`;

@@ -51,12 +51,12 @@ testInside(
       const large = `GET /healthz HTTP/1.1\r\nHost: x\r\n${`a: ${"b".repeat(90)}\r\n`.repeat(90)}\r\n`;
       const few = await Wire.open(t, server.port);
       few.write(first + large.repeat(5));
-      await until(() => server.app.chats.waiting === 1, "the first to be held");
+      await until(() => server.app.chats.count().waiters === 1, "the first to be held");
       await ana.read();
       assert.equal(few.isClosed, false);
       few.write(large.repeat(5));
       await until(() => few.isClosed, "the end of a connection with ten large requests");
-      await until(() => server.app.chats.waiting === 0, "the poll to be forgotten");
+      await until(() => server.app.chats.count().waiters === 0, "the poll to be forgotten");
 
       const many = await Wire.open(t, server.port);
       many.write(first + "GET / HTTP/1.1\r\nHost:x\r\n\r\n".repeat(100));
@@ -125,7 +125,7 @@ testInside("a held poll and an idle stream outlive the time in which answers mus
   await stream.waitFor(/members/);
   const held = await ana.hold();
   for (let passed = 0; passed < 49; passed += 1) server.pass(SECOND);
-  assert.equal(server.app.chats.waiting, 2);
+  assert.equal(server.app.chats.count().waiters, 2);
   server.pass(SECOND);
   pollOf(await held.answer);
   for (let passed = 0; passed < 30; passed += 1) {
@@ -316,7 +316,10 @@ testInside(
     for (const maxVersion of ["TLSv1.2", "TLSv1.3"] as const) {
       const taken = connectTls({ port, host: "127.0.0.1", rejectUnauthorized: false, maxVersion });
       await once(taken, "secureConnect");
-      assert.match(taken.getEphemeralKeyInfo() === null ? "" : JSON.stringify(taken.getEphemeralKeyInfo()), /DH|TLSGroup/);
+      assert.match(
+        taken.getEphemeralKeyInfo() === null ? "" : JSON.stringify(taken.getEphemeralKeyInfo()),
+        /DH|TLSGroup/,
+      );
       taken.destroy();
     }
     stalled.resume();

@@ -128,8 +128,8 @@ async function texts(party: Party, { chat_id, session_token }: Session): Promise
 
 /** Waits until the server holds that many polls. */
 async function holds(party: Party, count: number): Promise<void> {
-  for (let tries = 0; party.app.chats.waiting !== count; tries++) {
-    assert.ok(tries < 300, `${party.app.chats.waiting} polls are held, not ${count}`);
+  for (let tries = 0; party.app.chats.count().waiters !== count; tries++) {
+    assert.ok(tries < 300, `${party.app.chats.count().waiters} polls are held, not ${count}`);
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
 }
@@ -346,7 +346,7 @@ test("where storage is forbidden, a chat works for as long as its tab, which say
   await page.getByRole("status").filter({ hasText: "cannot be reached" }).waitFor();
   await page.getByRole("button", { name: "Start a chat" }).click();
   const link = await invitation(page);
-  assert.equal(party.app.chats.size, 1, "the key is remembered as well");
+  assert.equal(party.app.chats.count().chats, 1, "the key is remembered as well");
   await page.getByText(NOTHING_KEPT).waitFor();
   await say(page, "one");
   await reads(page, "one");

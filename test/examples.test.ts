@@ -88,7 +88,7 @@ test("terminal.mjs ends well where the stream tells of its leaving before the an
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const ben = new Terminal(t, await linkOf(ana), "Ben");
-  await until(() => server.app.chats.waiting === 1, "it to listen");
+  await until(() => server.app.chats.count().waiters === 1, "it to listen");
   let leaving: Socket | undefined;
   server.app.server.prependListener("request", ({ url = "", socket }: IncomingMessage) => {
     // The answer is kept back until the stream, which ends by then, is asked for again.
@@ -104,7 +104,7 @@ test("terminal.mjs says why when the chat ends, and when it cannot come in", asy
   const [ana] = await server.party("Ana");
   const link = await linkOf(ana);
   const ben = new Terminal(t, link, "Ben");
-  await until(() => server.app.chats.waiting === 1, "it to listen");
+  await until(() => server.app.chats.count().waiters === 1, "it to listen");
   const twin = new Terminal(t, link, "BEN");
   assert.equal(await twin.code, 1);
   assert.match(twin.stderr, /"username_taken"/);
@@ -130,7 +130,7 @@ test("overlay.html, opened from disk, shows the chat as text over nothing, and k
   const { page } = await newPerson(t, browser);
   await page.goto(`${OVERLAY}#${await linkOf(ana)}`);
   assert.deepEqual(await shown(page, 1), ["Anabefore"]);
-  await until(() => server.app.chats.waiting === 1, "the overlay to listen");
+  await until(() => server.app.chats.count().waiters === 1, "the overlay to listen");
   await ben.say("<img src=x onerror=alert(1)>\n<b>two</b>");
   assert.deepEqual(await shown(page, 2), ["Anabefore", "בן<img src=x onerror=alert(1)>\n<b>two</b>"]);
   assert.equal(await page.locator("img").count(), 0);
@@ -159,11 +159,11 @@ test("overlay.html takes size, number of lines and name from its address, and an
   const members = (await ana.read()).members;
   assert.equal(at(members, 1).username, "TV & radio");
 
-  await until(() => server.app.chats.waiting === 1, "the overlay to listen");
+  await until(() => server.app.chats.count().waiters === 1, "the overlay to listen");
   await ana.remove(at(members, 1).id);
   assert.match(at(await shown(page, 2), 1), /^Overlay.*ended before its time/);
   await page.reload();
-  await until(() => server.app.chats.waiting === 1, "the overlay to listen again");
+  await until(() => server.app.chats.count().waiters === 1, "the overlay to listen again");
   assert.equal(at((await ana.read()).members, 1).username, "TV & radio");
 });
 

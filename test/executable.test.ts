@@ -47,7 +47,7 @@ test("the executable serves the page", async (t) => {
   const reply = await send(program, "GET", "/", { headers: { Accept: "text/html" } });
   assert.equal(reply.status, 200);
   assert.equal(reply.headers["content-type"], "text/html; charset=utf-8");
-  assert.equal(reply.headers["content-security-policy"], assets.pagePolicy);
+  assert.equal(reply.headers["content-security-policy"], assets.pageHeaders["Content-Security-Policy"]);
   assert.equal(reply.text, assets.page);
 });
 

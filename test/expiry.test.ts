@@ -87,9 +87,9 @@ test("a chat is dropped when its last session expires", async (t) => {
   // Made an hour after the session, so that it is still good when the chat is gone.
   const invite_token = await ana.inviteToken();
   server.pass(5 * HOUR - 1);
-  assert.equal(server.app.chats.size, 1);
+  assert.equal(server.app.chats.count().chats, 1);
   server.pass(1);
-  assert.equal(server.app.chats.size, 0);
+  assert.equal(server.app.chats.count().chats, 0);
   const reply = await server.join(ana.chatId, { invite_token });
   assert.ok(reply.status === 404 || reply.status === 401);
   assertError(reply, reply.status === 404 ? "chat_not_found" : "expired_token");
@@ -105,7 +105,7 @@ test("a dropped chat gives its place under --max-chats to the next at once, with
   server.clock.advance(1);
   sessionOf(await server.create({ username: "Eva" }));
   server.app.sweep();
-  assert.equal(server.app.chats.size, 1);
+  assert.equal(server.app.chats.count().chats, 1);
 });
 
 test("a thousand chats are swept when their time is over, and no other", async (t) => {
@@ -113,11 +113,11 @@ test("a thousand chats are swept when their time is over, and no other", async (
   await Promise.all(Array.from({ length: 500 }, () => server.create()));
   server.pass(MINUTE);
   await Promise.all(Array.from({ length: 500 }, () => server.create()));
-  assert.equal(server.app.chats.size, 1000);
+  assert.equal(server.app.chats.count().chats, 1000);
   server.pass(6 * HOUR - MINUTE);
-  assert.equal(server.app.chats.size, 500);
+  assert.equal(server.app.chats.count().chats, 500);
   server.pass(MINUTE);
-  assert.equal(server.app.chats.size, 0);
+  assert.equal(server.app.chats.count().chats, 0);
 });
 
 test("leaving or ending a chat before its time leaves nothing to expire later", async (t) => {
@@ -129,7 +129,7 @@ test("leaving or ending a chat before its time leaves nothing to expire later", 
   server.pass(6 * HOUR - 1);
   assert.equal((await ana.read()).members.length, 1);
   server.pass(1);
-  assert.equal(server.app.chats.size, 0);
+  assert.equal(server.app.chats.count().chats, 0);
 });
 
 test("sessions that end together are all told so, and nobody is shown one of them", async (t) => {

@@ -4,7 +4,11 @@ import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, test } from "node:test";
+import { FLAGS } from "../server.ts";
 import { type Ended, record, run, stringOf, takenPort, temporaryFolder } from "./helpers.ts";
+
+/** Flags of other programs in the documents. */
+const FOREIGN_FLAGS = ["rm", "read-only", "cap-drop", "build-arg", "ignore-missing", "all", "quick"];
 
 /** Checks that the program ended with this code and one line on stderr that names this, and no stack. */
 function assertComplaint(ended: Ended, code: 1 | 2, named: string): void {
@@ -25,27 +29,40 @@ describe("the command line", { concurrency: 4 }, () => {
     assert.ok(ended.stdout.trimEnd().endsWith(stringOf(manifest, "version")));
   });
 
-  test("--help shows every flag and its variable", async () => {
+  test("--help and -h show every flag and its variable", async () => {
     const ended = await run(["--help"]);
     assert.deepEqual([ended.code, ended.stderr], [0, ""]);
-    for (const flag of [
-      "port",
-      "host",
-      "url",
-      "tls-cert",
-      "tls-key",
-      "trust-proxy",
-      "max-chats",
-      "no-rate-limit",
-      "node",
-      "verbose",
-    ]) {
+    assert.deepEqual(await run(["-h"]), ended);
+    for (const flag of Object.keys(FLAGS)) {
       assert.ok(ended.stdout.includes(`--${flag}`), flag);
-      assert.ok(ended.stdout.includes(`WATCH_PARTY_${flag.toUpperCase().replaceAll("-", "_")}`), flag);
+      const variable = `[WATCH_PARTY_${flag.toUpperCase().replaceAll("-", "_")}`;
+      assert.equal(ended.stdout.includes(variable), flag !== "help" && flag !== "version", flag);
     }
-    for (const word of ["--version", "--help"]) assert.ok(ended.stdout.includes(word), word);
     assert.match(ended.stdout, /\bPORT\b/);
   });
+
+  test("every flag that usage.txt, README and hosting.md mention exists", () => {
+    for (const name of ["docs/usage.txt", "README.md", "docs/hosting.md"]) {
+      const text = readFileSync(new URL(`../${name}`, import.meta.url), "utf8");
+      const lines = text
+        .split("\n")
+        .filter((line) => /watch-party .*--|^ {2}--|`--/.test(line) && !/podman|buildah/.test(line));
+      for (const [, flag = ""] of lines.join("\n").matchAll(/[\s`[]--([a-z][a-z-]+)/g)) {
+        assert.ok(Object.hasOwn(FLAGS, flag) || FOREIGN_FLAGS.includes(flag), `${name}: --${flag}`);
+      }
+    }
+  });
+
+  for (const [args, sentence] of [
+    [["--port", "-1"], "--port needs a number from 0 to 65535"],
+    [["--port"], "--port needs a number from 0 to 65535"],
+    [["--port", "70000"], '--port needs a number from 0 to 65535, not "70000"'],
+    [["--url", "chat.example.org"], "--url needs a scheme and a host without a path, such as https://chat.example.org"],
+  ] as const) {
+    test(`${args.join(" ")}: the error says what the flag needs`, async () => {
+      assertComplaint(await run(args), 2, sentence);
+    });
+  }
 
   for (const [named, flags] of [
     ["--nope", ["--nope"]],

@@ -20,7 +20,7 @@ import {
   type App,
   type AppOptions,
   createApp,
-  type InviteLook,
+  type InvitePreview,
   type InviteReply,
   type MemberView,
   type MessageView,
@@ -236,7 +236,7 @@ export function invitationOf(reply: Reply): InviteReply {
   };
 }
 
-export function lookOf(reply: Reply): InviteLook {
+export function lookOf(reply: Reply): InvitePreview {
   assert.equal(reply.status, 200, reply.text);
   assertApiHeaders(reply);
   const fields = record(reply.body);
@@ -385,12 +385,12 @@ export class TestServer {
   }
 
   async countChats(): Promise<number> {
-    return this.#inside?.app.chats.size ?? readMetric(this, "watch_party_chats");
+    return this.#inside?.app.chats.count().chats ?? readMetric(this, "watch_party_chats");
   }
 
   /** How many polls and streams it holds. */
   async countHeld(): Promise<number> {
-    return this.#inside?.app.chats.waiting ?? readMetric(this, "watch_party_held_polls");
+    return this.#inside?.app.chats.count().waiters ?? readMetric(this, "watch_party_held_polls");
   }
 
   send(method: string, path: string, options: SendOptions = {}): Promise<Reply> {

@@ -7,14 +7,18 @@ import { brotliDecompressSync, gunzipSync } from "node:zlib";
 import {
   assertDone,
   assertError,
+  invitationOf,
+  messageOf,
   NO_CHAT,
+  pollOf,
   record,
-  type Reply,
-  type SendOptions,
+  sessionOf,
   startServer,
   STATUS,
   stringOf,
   testInside,
+  type Reply,
+  type SendOptions,
 } from "./helpers.ts";
 
 const BROWSER = { Accept: "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8" };
@@ -112,11 +116,9 @@ for (const path of [
   "/nothing",
   "/index.html",
   "/favicon.ico",
-  "/create/",
   "/create/x",
   "/Create",
   "/CREATE",
-  "/healthz/",
   "/healthz/x",
   "/openapi",
   "/robots.txt/x",
@@ -128,10 +130,8 @@ for (const path of [
   `/${"A".repeat(15)}~`,
   `/${"A".repeat(15)}%41`,
   `/${"A".repeat(15)}é`.replace("é", "%C3%A9"),
-  `/${NO_CHAT}/`,
   `/${NO_CHAT}/nothing`,
   `/${NO_CHAT}/Invite`,
-  `/${NO_CHAT}/invite/`,
   `/${NO_CHAT}/invite/x`,
   `/${NO_CHAT}/join/x`,
   `/${NO_CHAT}/leave/x`,
@@ -148,6 +148,45 @@ for (const path of [
     assert.equal((await server.send("HEAD", path)).status, 404);
   });
 }
+
+test("an error about a token or a body says what to send", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const { magic_link, invite_token } = invitationOf(await ana.invite());
+  for (const token of [invite_token, magic_link, "nonsense"]) {
+    const sentence = assertError(await server.send("GET", `/${ana.chatId}`, { token }), "invalid_token");
+    assert.match(sentence, /`session_token`.*create or join/);
+  }
+  const wrong = await server.join(ana.chatId, { invite_token: ana.token });
+  assert.match(assertError(wrong, "invalid_token"), /To join, send the part of your link after `#invite=`/);
+  const missing = assertError(await server.send("GET", `/${ana.chatId}`), "missing_token");
+  assert.match(missing, /POST <chat>\/join.*GET \//);
+
+  const form = { "Content-Type": "application/x-www-form-urlencoded" };
+  const post = await ana.send("POST", "", { body: "Hello", headers: form });
+  assert.match(
+    assertError(post, "invalid_json"),
+    /Example: \{"text": "Hello"\}, or plain text with "Content-Type: text\/plain"/,
+  );
+  assert.match(assertError(await server.create("Ana"), "invalid_json"), /Example: \{"username": "Ana"\}/);
+  assert.match(assertError(await server.join(ana.chatId, "Ana"), "invalid_json"), /Example: \{"invite_token": /);
+});
+
+test("a slash at the end of a path makes no difference", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  assert.equal((await server.send("GET", "/healthz/")).text, '{"status":"ok"}');
+  assert.equal(messageOf(await ana.send("POST", "/", { body: { text: "Hello" } })).text, "Hello");
+  assert.equal(pollOf(await ana.poll("/?since=0")).messages.length, 1);
+  const { invite_token } = invitationOf(await ana.send("POST", "/invite/"));
+  sessionOf(await server.send("POST", `/${ana.chatId}/join/`, { body: { invite_token } }));
+  assertDone(await ana.send("DELETE", "/members/2/"));
+  assertError(await server.send("GET", `/${NO_CHAT}/`), "missing_token");
+  assert.match(
+    (await server.send("GET", `/${NO_CHAT}/`, { headers: { Accept: "text/html" } })).text,
+    /^<!doctype html>/i,
+  );
+});
 
 test("16 to 33 characters can be a chat's id", async (t) => {
   const server = await startServer(t);

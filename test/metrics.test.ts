@@ -4,16 +4,20 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { assertDone, assertError, startServer, testInside } from "./helpers.ts";
 
-/** The samples of a text in Prometheus' format, each line held to it. */
+/** The samples of a text in Prometheus' format. Checks each line, and that each metric has its HELP and TYPE. */
 function readSamples(text: string): Map<string, number> {
   const samples = new Map<string, number>();
-  let type = "";
+  let [helped, type] = ["", ""];
   for (const line of text.trimEnd().split("\n")) {
-    const [, named] = /^# TYPE ([a-z_]+) (?:gauge|counter)$/.exec(line) ?? [];
-    if (named !== undefined) type = named;
-    else {
-      const [, name = "", value = ""] = /^([a-z_]+(?:\{[a-z]+="[a-z0-9_.]+"\})?) ([0-9.e-]+)$/.exec(line) ?? [];
-      assert.ok(name.replace(/\{.*/, "") === type, `${line} under ${type}`);
+    const [, named] = /^# TYPE ([a-z_]+) (?:gauge|counter|summary)$/.exec(line) ?? [];
+    const [, explained] = /^# HELP ([a-z_]+) \S.*\.$/.exec(line) ?? [];
+    if (explained !== undefined) helped = explained;
+    else if (named !== undefined) {
+      assert.equal(named, helped);
+      type = named;
+    } else {
+      const [, name = "", value = ""] = /^([a-z_]+(?:\{(?:,?[a-z]+="[a-z0-9_.]+")+\})?) ([0-9.e-]+)$/.exec(line) ?? [];
+      assert.equal(name.replace(/\{.*|_sum$|_count$/, ""), type, line);
       assert.ok(Number.isFinite(Number(value)), line);
       samples.set(name, Number(value));
     }

@@ -34,7 +34,7 @@ const PATHS = Object.keys(openapi.paths)
   .toSorted((a, b) => a.split("{").length - b.split("{").length)
   .map((path) => {
     const pattern = path.replace("{chat_id}", "[A-Za-z0-9_-]{16,33}").replace("{member_id}", "[^/]*");
-    return { path, pattern: new RegExp(`^${pattern}$`) };
+    return { path, pattern: new RegExp(path === "/" ? "^/$" : `^${pattern}/?$`) };
   });
 
 interface Answer {

@@ -285,7 +285,7 @@ test("an answer lost on bad Wi-Fi makes no second chat, and takes no second seat
   await page.reload();
   await page.getByRole("button", { name: "Start a chat" }).click();
   const link = await invitation(page);
-  assert.equal(party.app.chats.size, 1);
+  assert.equal(party.app.chats.count().chats, 1);
 
   const guest = (await newPerson(t, browser)).page;
   await guest.goto(link);

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import test from "node:test";
 import { stripVTControlCharacters } from "node:util";
-import { COMMAND, type Ended, LOCAL, plainEnvironment, SERVER, testInside, until } from "./helpers.ts";
+import { COMMAND, type Ended, LOCAL, plainEnvironment, Program, SERVER, testInside, until } from "./helpers.ts";
 
 /** What the program shows on a terminal of this width, until it is ended by Ctrl+C, and its exit code. */
 async function onTerminal(columns: number, flags: string[], env: NodeJS.ProcessEnv): Promise<Ended> {
@@ -62,11 +62,24 @@ test("on a terminal a QR code of the first address is shown, and what to do when
       .flat()
       .every((isDark) => !isDark),
   );
+  assert.match(stdout, /Scan this to open http:\/\/192\.168\.1\.42/);
   assert.match(stdout, /Wi-Fi/);
   assert.match(stdout, /guest/);
   assert.match(stdout, /firewall/);
   assert.notEqual(stripVTControlCharacters(stdout), stdout, "in colours");
   return undefined;
+});
+
+test("the hint about Wi-Fi is left out if only this computer or the whole internet can connect", async (t) => {
+  for (const [flags, isShown] of [
+    [["--url", "http://192.168.1.42"], true],
+    [["--url", "https://chat.example.org"], false],
+    [[], false],
+  ] as const) {
+    const program = await Program.start(t, [...LOCAL, ...flags]);
+    assert.equal(/Wi-Fi|firewall/.test(program.stdout), isShown, program.stdout);
+    await program.stop();
+  }
 });
 
 test("a terminal that is too narrow for it shows no QR code", async (t) => {
@@ -102,7 +115,7 @@ const PRESS = /Press any key/;
 testInside("on Windows a start that fails in a console of its own waits for a key", async (t) => {
   if (process.platform !== "linux") return t.skip("script(1) takes other flags elsewhere");
   const { code, stdout } = await typeOn(80, beforehand(WINDOWS), BAD, PRESS, "x");
-  assert.match(stdout, /WATCH_PARTY_PORT cannot be "many"[^]*\nPress any key/);
+  assert.match(stdout, /WATCH_PARTY_PORT needs a number from 0 to 65535, not "many"[^]*\nPress any key/);
   assert.equal(code, 2);
   return undefined;
 });
@@ -124,7 +137,7 @@ for (const [where, words, env] of [
   choose(`a start that fails ${where} ends at once`, async (t) => {
     if (process.platform !== "linux") return t.skip("script(1) takes other flags elsewhere");
     const { code, stdout } = await typeOn(80, [...words], { ...BAD, ...env }, PRESS, "");
-    assert.match(stdout, /WATCH_PARTY_PORT cannot be "many"/);
+    assert.match(stdout, /WATCH_PARTY_PORT needs a number from 0 to 65535, not "many"/);
     assert.doesNotMatch(stdout, PRESS);
     assert.equal(code, 2);
     return undefined;

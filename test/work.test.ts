@@ -111,7 +111,7 @@ test("a hundred posts to five held polls start no timer, compute no hash, compar
   const work = new Work(t);
   for (let n = 0; n < TIMES; n += 1) {
     readers.forEach((reader, index) => at(held, index).write(request(reader, "GET", "?since=latest&wait=50")));
-    await untilTrue(() => server.app.chats.waiting === readers.length, "the polls to be held");
+    await untilTrue(() => server.app.chats.count().waiters === readers.length, "the polls to be held");
     wire.write(request(ana, "POST", "", `{"text":"message ${n}"}`));
     await takeAnswers([wire], 201);
     await takeAnswers(held, 200);

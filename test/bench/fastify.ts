@@ -51,7 +51,7 @@ function view(seat: Seat, since: number): string {
       id: each.id,
       username: each.username,
       creator: each === chat.creator,
-      online: each.polls > 0 || Date.now() - each.lastSeen < 60_000,
+      online: each.openPolls > 0 || Date.now() - each.lastSeen < 60_000,
       you: each === seat,
     })),
     expires_at: new Date(seat.expiresAt).toISOString(),

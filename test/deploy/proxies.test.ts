@@ -90,7 +90,7 @@ for (const [name, startIt] of Object.entries(PROXIES)) {
     const { ask } = await start(t, startIt, URL_FLAGS);
     const page = await ask("GET", "/", { headers: { Accept: "text/html" } });
     assert.equal(page.text, assets.page);
-    assert.equal(page.headers["content-security-policy"], assets.pagePolicy);
+    assert.equal(page.headers["content-security-policy"], assets.pageHeaders["Content-Security-Policy"]);
     const ana = sessionOf(await ask("POST", "/create", { body: { username: "Ana" } }));
     assert.equal(ana.url, `https://chat.example.org/${ana.chat_id}`);
     const said = { token: ana.session_token, body: { text: "ä".repeat(2000) } };

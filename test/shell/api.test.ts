@@ -20,9 +20,9 @@ for (const block of blocks) {
     const script = `curl() { command curl --fail "$@"; }\n${names.replace(/^url=.*/, `url=${server.base}`)}${join}`;
     const ran = promisify(execFile)("sh", ["-ec", `${script}${block}`]);
     if (!block.includes("wait=25")) return void (await ran);
-    await until(() => server.app.chats.waiting === 1, "the poll to be held");
+    await until(() => server.app.chats.count().waiters === 1, "the poll to be held");
     server.pass(25 * SECOND);
-    await until(() => server.app.chats.waiting === 1, "the stream to be held");
+    await until(() => server.app.chats.count().waiters === 1, "the stream to be held");
     server.pass(6 * HOUR);
     assert.match(
       (await ran).stdout,

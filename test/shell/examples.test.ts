@@ -71,7 +71,7 @@ test("bot.sh answers pings, and gives its seat back at Ctrl-C", async (t) => {
   const [ana] = await server.party("Ana");
   await ana.say("ping");
   const bot = new Example(t, "bot.sh", await linkOf(ana));
-  await until(() => server.app.chats.waiting === 1, `the bot to listen: ${bot.stderr}`);
+  await until(() => server.app.chats.count().waiters === 1, `the bot to listen: ${bot.stderr}`);
   const { id } = await ana.say("ping");
   assert.deepEqual(await hear(ana, id, 1), ["Bot: pong, Ana"]);
   await ana.say("@/etc/passwd");
@@ -88,7 +88,7 @@ test("bot.sh ends when the chat does", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const bot = new Example(t, "bot.sh", await linkOf(ana));
-  await until(() => server.app.chats.waiting === 1, "the bot to listen");
+  await until(() => server.app.chats.count().waiters === 1, "the bot to listen");
   await ana.end();
   assert.equal(await bot.code, 0);
   assert.equal(bot.stderr + bot.stdout, "");
@@ -139,7 +139,7 @@ test("bot.py answers once each, over a lost connection and through the rate limi
   const server = await startServer(t, { log: (line) => log.push(line) });
   const [ana] = await server.party("Ana");
   const bot = new Example(t, "bot.py", await linkOf(ana), "Würfel");
-  await until(() => server.app.chats.waiting === 1, `the bot to listen: ${bot.stderr}`);
+  await until(() => server.app.chats.count().waiters === 1, `the bot to listen: ${bot.stderr}`);
 
   server.agent.destroy();
   server.app.server.closeAllConnections();

@@ -29,7 +29,7 @@ test("what the help shows works when pasted into a shell", async (t) => {
 /** Runs the help's bot beside a stream, pings it, waits for its pong, and ends it by ending the chat. */
 async function pingPong(server: TestServer, path: string, token: string, script: string): Promise<void> {
   const ended = promisify(execFile)("sh", ["-c", script]);
-  while (server.app.chats.waiting < 2) await new Promise((resolve) => setTimeout(resolve, 5));
+  while (server.app.chats.count().waiters < 2) await new Promise((resolve) => setTimeout(resolve, 5));
   const cursor = Number(record((await server.send("GET", path, { token })).body)["cursor"]);
   const ping = await server.send("POST", path, { token, body: { text: "ping" } });
   assert.equal(ping.status, 201);

@@ -97,12 +97,12 @@ test("one connection cannot have more polls held than one, however many it sends
   const path = `/${ana.chatId}?since=latest&wait=50`;
   const poll = `GET ${path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${ana.token}\r\n\r\n`;
   socket.write(poll.repeat(MOST_QUEUED));
-  await until(() => server.app.chats.waiting > 0, "the first to be held");
+  await until(() => server.app.chats.count().waiters > 0, "the first to be held");
   await ana.read();
-  assert.equal(server.app.chats.waiting, 1);
+  assert.equal(server.app.chats.count().waiters, 1);
   for (let batch = 0; batch < 20; batch += 1) socket.write(poll.repeat(500));
   await until(() => socket.closed, "its end");
-  await until(() => server.app.chats.waiting === 0, "the poll to be forgotten");
+  await until(() => server.app.chats.count().waiters === 0, "the poll to be forgotten");
 });
 
 test("a connection that stalls in the middle holds no more than what it has sent", async (t) => {
@@ -140,7 +140,7 @@ test("however many ask at once, a server makes as many chats as it may, and agai
       const ends = made.map((each) => server.send("DELETE", `/${each.chat_id}`, { token: each.session_token }));
       await Promise.all(ends);
     }
-    assert.equal(server.app.chats.size, 0);
+    assert.equal(server.app.chats.count().chats, 0);
   }
 });
 

@@ -112,7 +112,7 @@ async function serve(given: unknown): Promise<void> {
     const longestStall = stalls.max / 1e6;
     const heap = await usedHeap();
     const { external, rss: resident } = process.memoryUsage();
-    const { size: chats, waiting } = app.chats;
+    const { chats, waiters: waiting } = app.chats.count();
     const connections = await countConnections(app);
     process.send?.({ heap, external, resident, waiting, chats, connections, longestStall, errors });
     stalls.reset();

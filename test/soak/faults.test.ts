@@ -253,10 +253,10 @@ test("on a bad network nothing that was answered is lost, doubled or out of orde
   const talks = await Promise.all(
     Array.from({ length: CHATS }, async (_, index) => new Talk(await gather(clients, `chat ${index}`))),
   );
-  assert.equal(server.app.chats.size, CHATS, "an answer that was lost leaves no chat behind");
+  assert.equal(server.app.chats.count().chats, CHATS, "an answer that was lost leaves no chat behind");
   const keyless = await Promise.all(Array.from({ length: CHATS }, () => clients.insist("POST", "/create", {})));
   const tries = keyless.reduce((sum, each) => sum + each.tries, 0);
-  const { size } = server.app.chats;
+  const { chats: size } = server.app.chats.count();
   assert.ok(size >= 2 * CHATS && size <= CHATS + tries, "without a key a chat a request at most");
 
   await Promise.all(talks.map((talk) => converse(talk, server, clients)));
@@ -277,11 +277,11 @@ test("on a bad network nothing that was answered is lost, doubled or out of orde
     people.map(({ session_token: token }) => clients.once("GET", `/${id}?since=latest&wait=50`, { token })),
   );
   const gone = Promise.allSettled(left);
-  await until(() => server.app.chats.waiting >= CHATS, "polls to be held");
+  await until(() => server.app.chats.count().waiters >= CHATS, "polls to be held");
   clients.close();
   proxy.stop();
   await gone;
-  await until(() => server.app.chats.waiting === 0, "those who have gone to be forgotten");
+  await until(() => server.app.chats.count().waiters === 0, "those who have gone to be forgotten");
 });
 
 /** A full chat, all of it made through the proxy; everybody is seated once, though answers get lost. */

@@ -158,8 +158,8 @@ class Run {
   async finish(): Promise<void> {
     this.#pass(7 * HOUR, true);
     await this.#settle();
-    assert.equal(this.bench.server.app.chats.size, 0);
-    assert.equal(this.bench.server.app.chats.waiting, 0);
+    assert.equal(this.bench.server.app.chats.count().chats, 0);
+    assert.equal(this.bench.server.app.chats.count().waiters, 0);
   }
 
   /** Lets go of what a failed sequence has left. */
@@ -293,8 +293,8 @@ class Run {
   /** Every poll that must have been answered by now is compared, and no other has been answered. */
   async #settle(): Promise<void> {
     const { chats } = this.bench.server.app;
-    assert.equal(chats.waiting, this.model.polls.length, "polls held");
-    assert.equal(chats.size, this.model.rooms.length, "chats");
+    assert.equal(chats.count().waiters, this.model.polls.length, "polls held");
+    assert.equal(chats.count().chats, this.model.rooms.length, "chats");
     for (const [poll, { line, answer }] of this.held) {
       if (!poll.outcome) continue;
       this.held.delete(poll);

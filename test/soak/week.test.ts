@@ -15,7 +15,7 @@ const MESSAGES = 2_000_000;
 const MEGABYTE = 1_048_576;
 
 type Seat = ReturnType<App["chats"]["create"]>;
-type Waiter = Parameters<App["chats"]["hold"]>[0];
+type Waiter = Parameters<App["chats"]["addWaiter"]>[0];
 
 /** What happens in one chat of the week. */
 interface Evening {
@@ -39,8 +39,8 @@ test("after a week and two million messages nothing is left of any of it", { tim
     while (clock.ms < morning + 14 * HOUR) week.live(true);
     peaks.push(await usedHeap());
     while (clock.ms < morning + 24 * HOUR) week.live(false);
-    assert.equal(app.chats.size, 0, "chats");
-    assert.equal(app.chats.waiting, 0, "held polls");
+    assert.equal(app.chats.count().chats, 0, "chats");
+    assert.equal(app.chats.count().waiters, 0, "held polls");
     assert.equal(week.leftBehind(), 0, "chats that somebody still refers to");
     heaps.push(await usedHeap());
     const grown = (heaps.at(-1) ?? 0) - (heaps[0] ?? 0);
@@ -81,8 +81,8 @@ class Week {
       if (this.#clock.ms >= evening.over) this.#close(evening);
       else if (this.#clock.ms >= evening.next) this.#talk(evening);
     }
-    this.counts.mostChats = Math.max(this.counts.mostChats, chats.size);
-    this.counts.mostPolls = Math.max(this.counts.mostPolls, chats.waiting);
+    this.counts.mostChats = Math.max(this.counts.mostChats, chats.count().chats);
+    this.counts.mostPolls = Math.max(this.counts.mostPolls, chats.count().waiters);
   }
 
   /** How many chats are in memory, whoever holds them there. */
@@ -119,7 +119,7 @@ class Week {
       this.counts.members += 1;
     }
     for (const member of evening.seats) {
-      if (member.polls < 2) this.#hold(member);
+      if (member.openPolls < 2) this.#hold(member);
     }
     for (let count = chance.below(12); count > 0; count -= 1) {
       const key = chance.isTrue(0.5) ? `message ${this.counts.messages}` : undefined;
@@ -127,27 +127,28 @@ class Week {
       chats.post(chance.pick(evening.seats), text, key);
       this.counts.messages += 1;
     }
-    if (evening.seats.length > 1 && chance.isTrue(0.05)) chats.free([chance.pick(evening.seats)], "revoked_token");
+    if (evening.seats.length > 1 && chance.isTrue(0.05)) chats.freeSeats([chance.pick(evening.seats)], "revoked_token");
   }
 
   /** A reader waits, and now and then goes away before there is an answer. */
   #hold(member: Seat): void {
     const { chats } = this.#app;
     const browser = this.#chance.isTrue(0.7) ? `browser-${this.#chance.below(1_000_000)}` : "";
-    const visible = this.#chance.isTrue(0.5);
+    const isVisible = this.#chance.isTrue(0.5);
     const waiter: Waiter = {
+      kind: "waiter",
       member,
       since: member.chat.cursor,
       wait: 50,
       heldAt: this.#clock.ms,
       isStream: false,
       browser,
-      visible,
+      isVisible,
     };
-    if (!chats.hold(waiter)) return;
+    if (!chats.addWaiter(waiter)) return;
     this.counts.polls += 1;
     waiter.onEnd = () => (this.counts.answered += 1);
-    if (this.#chance.isTrue(0.2)) chats.release(waiter);
+    if (this.#chance.isTrue(0.2)) chats.removeWaiter(waiter);
   }
 
   /** Ended, left by all, or forgotten until the sessions are over. */
@@ -159,7 +160,7 @@ class Week {
     const how = this.#chance.pick(["ended", "left", "forgotten"] as const);
     if (how === "ended") chats.end(chat);
     if (how === "left")
-      for (const member of evening.seats) if (chat.members.includes(member)) chats.free([member], "revoked_token");
+      for (const member of evening.seats) if (chat.members.includes(member)) chats.freeSeats([member], "revoked_token");
   }
 }
 
@@ -216,7 +217,7 @@ test("requests from 60,000 addresses leave no chat, poll, timer or count behind"
   };
   const over = async (): Promise<number> => {
     server.pass(7 * HOUR);
-    assert.deepEqual([server.app.chats.size, server.app.chats.waiting], [0, 0]);
+    assert.deepEqual([server.app.chats.count().chats, server.app.chats.count().waiters], [0, 0]);
     return usedHeap();
   };
 
