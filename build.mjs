@@ -45,6 +45,7 @@ async function buildAll() {
     ...(await buildPage()),
     openapi: buildOpenapi(),
     help: read("docs/help.txt"),
+    errors: JSON.parse(read("docs/errors.json")),
     usage: read("docs/usage.txt"),
     banner: read("docs/banner.txt"),
     bannerHint: read("docs/banner-hint.txt"),

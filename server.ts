@@ -51,10 +51,9 @@ import { setFlagsFromString } from "node:v8";
 import { generate } from "lean-qr/nano";
 import assets from "./dist/assets.json" with { type: "json" };
 
-/* ------------------------------------------------------------------------------------------------
- * Vocabulary. Limits and their reasons, the wire types (the page imports them), and the data structures
- * in memory. Nothing here does anything.
- * --------------------------------------------------------------------------------------------- */
+/* ---- Vocabulary --------------------------------------------------------------------------------------
+ * Limits and their reasons, the wire types (the page imports them), and the data structures in memory.
+ * Nothing here does anything. */
 
 const SECOND = 1_000;
 const MINUTE = 60 * SECOND;
@@ -284,24 +283,19 @@ interface ServerState {
   /** How often each error was sent. */
   readonly errorCounts: Map<ErrorCode, number>;
   /** Measures only with --metrics. */
-  readonly loopDelay: LoopDelay;
+  readonly loopDelay: ReturnType<typeof monitorEventLoopDelay>;
   /** Event loop delays up to the last scrape. */
   readonly loopDelayTotal: { seconds: number; count: number };
   /** Requests whose body is still arriving. */
   pendingBodies: number;
-  /**
-   * running: everything. draining, for at most a second: no new connections, no new requests except reads; bodies that
+  /** running: everything. draining, for at most a second: no new connections, no new requests except reads; bodies that
    * are arriving may finish, so that their messages are still seen. closing: waits end with `stopping`, and only
-   * messages that were already posted can still be read.
-   */
+   * messages that were already posted can still be read. */
   phase: "running" | "draining" | "closing";
 }
 
-type LoopDelay = ReturnType<typeof monitorEventLoopDelay>;
-
-/* ------------------------------------------------------------------------------------------------
- * Routes. The complete list: any other path is 404, any other method 405.
- * --------------------------------------------------------------------------------------------- */
+/* ---- Routes ------------------------------------------------------------------------------------------
+ * The complete list: any other path is 404, any other method 405. */
 
 interface RouteRules {
   readonly method: "GET" | "POST" | "DELETE";
@@ -319,9 +313,6 @@ type MemberRoute = {
   handle: (context: RequestContext, member: Member) => Reply | Waiter;
 };
 
-/** Not found without --metrics. */
-const METRICS_PATH = "/metrics";
-
 const CREATE_EXAMPLE = '{"username": "Ana"}';
 const JOIN_EXAMPLE = '{"invite_token": "INVITE_TOKEN", "username": "Ana"}';
 const POST_EXAMPLE = '{"text": "Hello"}, or plain text with "Content-Type: text/plain"';
@@ -335,7 +326,7 @@ export const ROUTES: readonly Route[] = [
   { method: "GET", path: "/openapi.json", caller: "anyone", handle: () => OPENAPI_REPLY },
   { method: "GET", path: "/healthz", caller: "anyone", handle: () => jsonReply(200, { status: "ok" }) },
   { method: "GET", path: "/robots.txt", caller: "anyone", handle: () => textReply(ROBOTS) },
-  { method: "GET", path: METRICS_PATH, caller: "anyone", handle: showMetrics },
+  { method: "GET", path: "/metrics", caller: "anyone", handle: showMetrics },
   { method: "POST", path: "/create", caller: "anyone", handle: createChat, body: CREATE_EXAMPLE, rate: "create" },
   { method: "POST", path: "/:chat_id/invite", caller: "creator", handle: makeInvite },
   { method: "GET", path: "/:chat_id/invite", caller: "anyone", handle: previewInvite },
@@ -359,10 +350,9 @@ const ENDPOINTS = [...Map.groupBy(ROUTES, ({ path }) => path)].map(([path, route
   return { path, pattern, routes, allowed: [...methods, "OPTIONS"].join(", ") };
 });
 
-/* ------------------------------------------------------------------------------------------------
- * Handlers. One per route: they take a request context, return a reply and throw ApiError. They never
- * see the socket or the response.
- * --------------------------------------------------------------------------------------------- */
+/* ---- Handlers ----------------------------------------------------------------------------------------
+ * One per route: they take a request context, return a reply and throw ApiError. They never see the
+ * socket or the response. */
 
 function createChat(context: RequestContext): Reply {
   const { chats } = context.state;
@@ -487,15 +477,9 @@ function showMetrics({ state }: RequestContext): Reply {
 const LOOP_TICK_MS = 10;
 const startTime = Date.now() / SECOND - process.uptime();
 
-/** A text with the values in place of `{name}`. */
-function fillTemplate(template: string, values: Record<string, string | number | undefined>): string {
-  return template.replace(/\{(\w+)\}/g, (placeholder, name: string) => String(values[name] ?? placeholder));
-}
-
-/* ------------------------------------------------------------------------------------------------
- * Reading requests. Each part of a request is read in one place. These functions check what they read
- * and throw; they change nothing.
- * --------------------------------------------------------------------------------------------- */
+/* ---- Reading requests --------------------------------------------------------------------------------
+ * Each part of a request is read in one place. These functions check what they read and throw; they
+ * change nothing. */
 
 /** The member whose session token a request bears. Checks run in this order: token, chat, seat, creator. */
 function authoriseMember(context: RequestContext, caller: "member" | "creator"): Member {
@@ -523,12 +507,17 @@ function authoriseInvite(token: string, context: RequestContext): { chat: Chat; 
   return { chat, expiresAt };
 }
 
-/** The payload of a valid token for the chat in the path, whether or not that chat still exists. */
+/** The payload of a valid token for the chat in the path, whether or not that chat still exists. Counts bad tokens. */
 function verifyToken(token: string, kind: TokenPayload["kind"], context: RequestContext): TokenPayload {
   const { options, chats } = context.state;
-  const payload = readToken(token, kind, options.secret, context.now);
-  if (context.chatId !== chats.prefix + payload.chatId) throw new ApiError("wrong_chat");
-  return payload;
+  try {
+    const payload = readToken(token, kind, options.secret, context.now);
+    if (context.chatId === chats.prefix + payload.chatId) return payload;
+    throw new ApiError("wrong_chat");
+  } catch (error) {
+    if (error instanceof ApiError && error.code === "invalid_token") countRequest("bad token", context);
+    throw error;
+  }
 }
 
 /** The body of a join, and the chat opened by the invite token in the body or else in the header. */
@@ -544,8 +533,7 @@ function readJoin(context: RequestContext): { chat: Chat; body: Record<string, u
   }
   const inBody = body["invite_token"] === "" ? null : body["invite_token"];
   const token = inBody ?? bearerToken(authorization);
-  if (typeof token !== "string") throw new ApiError("invalid_token");
-  return { chat: authoriseInvite(token, context).chat, body };
+  return { chat: authoriseInvite(typeof token === "string" ? token : "", context).chat, body };
 }
 
 /** A clean name, or undefined if the body has none. Many JSON libraries write `null` for that. */
@@ -632,9 +620,8 @@ function parseObject(text: string): Record<string, unknown> | undefined {
   }
 }
 
-/* ------------------------------------------------------------------------------------------------
- * Shaping replies. From data structures to JSON. Nothing here decides whether a reply is allowed.
- * --------------------------------------------------------------------------------------------- */
+/* ---- Shaping replies ---------------------------------------------------------------------------------
+ * From data structures to JSON. Nothing here decides whether a reply is allowed. */
 
 const API_HEADERS = {
   "Content-Type": "application/json; charset=utf-8",
@@ -662,6 +649,11 @@ function toJson(value: object): string {
   return JSON.stringify(value).replace(/[\u2028\u2029]/g, (separator) => `\\u${separator.charCodeAt(0).toString(16)}`);
 }
 
+/** A text with values in place of `{name}`; other braces stay. */
+export function fillTemplate(template: string, values: Record<string, string | number | undefined>): string {
+  return template.replace(/\{(\w+)\}/g, (placeholder, name: string) => String(values[name] ?? placeholder));
+}
+
 /** A JSON object from values that are JSON already. Leaves out those that are undefined. */
 function joinJson(values: Record<string, string | undefined>): string {
   let fields = "";
@@ -673,21 +665,12 @@ function textReply(body: string, parameters = ""): Reply {
   return jsonReply(200, body, { "Content-Type": `text/plain${parameters}; charset=utf-8` });
 }
 
-const OPENAPI_REPLY = jsonReply(200, assets.openapi);
+const OPENAPI_REPLY = jsonReply(200, fillTemplate(assets.openapi, LIMITS));
 
-/**
- * A time (ms since 1970) as ISO 8601 in UTC. The text is made once per second, because creating a Date costs more than
- * the rest of many a reply.
- */
+/** A time (ms since 1970) as ISO 8601 in UTC. */
 function toIso(time: number): string {
-  const second = Math.floor(time / SECOND);
-  if (second !== latestSecond.second) {
-    latestSecond = { second, text: new Date(second * SECOND).toISOString().slice(0, 20) };
-  }
-  return `${latestSecond.text}${String(time - second * SECOND).padStart(3, "0")}Z`;
+  return new Date(time).toISOString();
 }
-
-let latestSecond = { second: NaN, text: "" };
 
 function sessionReply(status: 200 | 201, member: Member, context: RequestContext): Reply {
   const { chat } = member;
@@ -702,10 +685,8 @@ function sessionReply(status: 200 | 201, member: Member, context: RequestContext
   return jsonReply(status, session, { Location: `/${chat.id}` });
 }
 
-/**
- * A PollReply for one reader. Messages are stored as JSON, so one message for five readers is serialised once and
- * reading 30 messages again serialises nothing.
- */
+/** A PollReply for one reader. Messages are stored as JSON, so one message for five readers is serialised once and
+ * reading 30 messages again serialises nothing. */
 function pollReply(member: Member, since: number, now: number, isRetry: boolean): Reply {
   const { chat } = member;
   const reply = {
@@ -724,14 +705,11 @@ const STREAM_HEADERS = { ...API_HEADERS, "Content-Type": "application/x-ndjson",
 
 /** A stream that ends after what there is now. */
 function streamReply(member: Member, since: number, now: number): Reply {
-  const body = `${streamLines(member, since, now, true)}\n`;
-  return { kind: "reply", status: 200, headers: STREAM_HEADERS, body };
+  return { ...NO_CONTENT, status: 200, headers: STREAM_HEADERS, body: `${streamLines(member, since, now, true)}\n` };
 }
 
-/**
- * The next lines of a stream that has reached `since`. `isFirst` starts with the members. A reader that continues from
- * the `cursor` of any line, or from a message's id, has everything written before that line and misses nothing.
- */
+/** The next lines of a stream that has reached `since`. `isFirst` starts with the members. A reader that continues from
+ * the `cursor` of any line, or from a message's id, has everything written before that line and misses nothing. */
 function streamLines(member: Member, since: number, now: number, isFirst: boolean): string {
   const { chat } = member;
   const messages = messagesSince(chat, since);
@@ -758,15 +736,12 @@ function membersJson(reader: Member, now: number): string {
   return `[${views.join()}]`;
 }
 
-/* ------------------------------------------------------------------------------------------------
- * Addresses. Where links point, and whom to count for a request. Headers of a proxy are used only with
- * --trust-proxy.
- * --------------------------------------------------------------------------------------------- */
+/* ---- Addresses ---------------------------------------------------------------------------------------
+ * Where links point, and whom to count for a request. Headers of a proxy are used only with
+ * --trust-proxy. */
 
-/**
- * Where links point: `--url`, else the address the request was sent to. With `forOthers`, a loopback address is
- * replaced by the one on the local network, so that the link opens on a phone.
- */
+/** Where links point: `--url`, else the address the request was sent to. With `forOthers`, a loopback address is
+ * replaced by the one on the local network, so that the link opens on a phone. */
 function baseUrl(context: RequestContext, forOthers: boolean): string {
   const { options } = context.state;
   if (options.url !== undefined) return options.url;
@@ -823,20 +798,17 @@ function clientAddress(context: RequestContext): string {
   return groups.join(":");
 }
 
-/* ------------------------------------------------------------------------------------------------
- * Chats. The store: seats, the last 30 messages, cursors, waiters, expiry. It knows nothing of HTTP and
- * has no timer: `expire` and `sweep` do what is due by the injected clock.
- * --------------------------------------------------------------------------------------------- */
+/* ---- Chats -------------------------------------------------------------------------------------------
+ * The store: seats, the last 30 messages, cursors, waiters, expiry. It knows nothing of HTTP and has no
+ * timer: `expire` and `sweep` do what is due by the injected clock. */
 
 export class Chats {
   /** The start of every chat id: the node's name and a dash, or nothing. */
   readonly prefix: string;
   readonly #options: Options;
   readonly #chats = new Map<string, Chat>();
-  /**
-   * All seats, in order of joining. Sessions last equally long, so this is also the order of expiry. After the clock
-   * was set back a seat may be kept for that much longer; its token still ends on time.
-   */
+  /** All seats, in order of joining. Sessions last equally long, so this is also the order of expiry. After the clock
+   * was set back a seat may be kept for that much longer; its token still ends on time. */
   readonly #seats = new Set<Member>();
   readonly #seatByKey = new Map<string, Member>();
   readonly #waiters = new Set<Waiter>();
@@ -862,10 +834,8 @@ export class Chats {
     return this.#seats.has(member);
   }
 
-  /**
-   * Ensures that an address may create one more chat. A full server ends the chat that has been idle longest.
-   * @throws ApiError rate_limited, server_full
-   */
+  /** Ensures that an address may create one more chat. A full server ends the chat that has been idle longest. @throws
+   * ApiError rate_limited, server_full */
   makeRoom(address = ""): void {
     const { maxChats = LIMITS.chats, rateLimit, now } = this.#options;
     const share = Math.max(LIMITS.chatsPerAddress, Math.floor(maxChats * LIMITS.addressShare));
@@ -958,10 +928,8 @@ export class Chats {
     return viewMessage(member, post.id, cleanText(raw), post.sentAt);
   }
 
-  /**
-   * Frees seats, and ends a chat with its last one. `why` is sent to the freed members' own waiters. All seats go before
-   * anyone is woken, so that nobody who expires at the same moment is shown as a member once more.
-   */
+  /** Frees seats, and ends a chat with its last one. `why` is sent to the freed members' own waiters. All seats go
+   * before anyone is woken, so that nobody who expires at the same moment is shown as a member once more. */
   freeSeats(members: Member[], why: "revoked_token" | "expired_token"): void {
     for (const member of members) {
       const { chat } = member;
@@ -997,10 +965,8 @@ export class Chats {
     for (const waiter of waiters) this.#endWait(waiter, "answer");
   }
 
-  /**
-   * Adds a waiter, or returns false if its seat or its browser has too many. A visible tab's poll takes the place of the
-   * browser's oldest hidden one.
-   */
+  /** Adds a waiter, or returns false if its seat or its browser has too many. A visible tab's poll takes the place of
+   * the browser's oldest hidden one. */
   addWaiter(waiter: Waiter): boolean {
     const { member, browser } = waiter;
     if (member.openPolls >= LIMITS.pollsPerSeat || !this.#hasBrowserRoom(waiter)) return false;
@@ -1095,8 +1061,8 @@ function digest(text: string): string {
   return createHash("sha256").update(text).digest("base64");
 }
 
-/* ------------------------------------------------------------------------------------------------
- * Tokens. Pure functions of payload, secret and time. A token is `<payload>.<signature>`, both in
+/* ---- Tokens ------------------------------------------------------------------------------------------
+ * Pure functions of payload, secret and time. A token is `<payload>.<signature>`, both in
  * base64url. The payload is binary, 22 bytes instead of about 90 of JSON, to keep the QR code small:
  *
  *   bytes  0 to 2   the member's number, or the invitation's generation (big-endian, like all numbers)
@@ -1105,8 +1071,7 @@ function digest(text: string): string {
  *         16 to 21  the expiry, ms since 1970
  *
  * For example, the first member's session token starts with AAABAQ (0, 0, 1, then 1). The counter wraps
- * after 16 million joins in one chat; even then the expiry makes the tokens differ.
- * --------------------------------------------------------------------------------------------- */
+ * after 16 million joins in one chat; even then the expiry makes the tokens differ. */
 
 const TOKEN_KINDS = ["session", "invite"] as const;
 const PAYLOAD_BYTES = 22;
@@ -1136,12 +1101,8 @@ export function readToken(token: string, kind: TokenPayload["kind"], secret: Buf
   const bytes = Buffer.from(token.split(".", 1)[0] ?? "", "base64url");
   const claimed = bytes.length === PAYLOAD_BYTES ? TOKEN_KINDS[bytes.readUInt8(3) - 1] : undefined;
   if (claimed !== kind) throw new ApiError("invalid_token");
-  const payload = {
-    kind,
-    chatId: bytes.toString("base64url", 4, 16),
-    counter: bytes.readUIntBE(0, 3),
-    expiresAt: bytes.readUIntBE(16, 6),
-  };
+  const [chatId, counter] = [bytes.toString("base64url", 4, 16), bytes.readUIntBE(0, 3)];
+  const payload = { kind, chatId, counter, expiresAt: bytes.readUIntBE(16, 6) };
   // base64url decoding accepts several spellings of the same bytes. Signing the payload again gives the valid one.
   if (!constantTimeEqual(token, signToken(payload, secret))) throw new ApiError("invalid_token");
   if (now >= payload.expiresAt) throw new ApiError("expired_token");
@@ -1154,17 +1115,14 @@ function constantTimeEqual(a: string, b: string): boolean {
   return left.length === right.length && timingSafeEqual(left, right);
 }
 
-/* ------------------------------------------------------------------------------------------------
- * Text. What a name and a message may contain, by Unicode properties only: no lists of characters of our
- * own. Pure functions.
- * --------------------------------------------------------------------------------------------- */
+/* ---- Text --------------------------------------------------------------------------------------------
+ * What a name and a message may contain, by Unicode properties only: no lists of characters of our own.
+ * Pure functions. */
 
 const segmenter = new Intl.Segmenter();
 
-/**
- * A message as readers get it: well-formed, NFC, newlines as \n, no control characters except newline and tab, trimmed.
- * 1 to 2,000 graphemes (UAX #29) and at most 8,192 bytes. @throws ApiError invalid_text
- */
+/** A message as readers get it: well-formed, NFC, newlines as \n, no control characters except newline and tab,
+ * trimmed. 1 to 2,000 graphemes (UAX #29) and at most 8,192 bytes. @throws ApiError invalid_text */
 export function cleanText(raw: unknown): string {
   if (typeof raw !== "string") throw new ApiError("invalid_text");
   const cleaned = removeControls(raw);
@@ -1173,16 +1131,12 @@ export function cleanText(raw: unknown): string {
   return text;
 }
 
-/**
- * More marks in a row than any real text has: 30 is the limit of the Stream-Safe Text Format (UAX #15, section 13).
- * Normalising sorts them in quadratic time, a second for 32 KiB, so a text with more is left as it is.
- */
+/** More marks in a row than any real text has: 30 is the limit of the Stream-Safe Text Format (UAX #15, section 13).
+ * Normalising sorts them in quadratic time, a second for 32 KiB, so a text with more is left as it is. */
 const LONG_MARKS = /\p{M}{31}/u;
 
-/**
- * A name as readers get it: like a message, but on one line, without bidi controls and stray joiners. 1 to 24 graphemes
- * and at most 96 bytes, with at least one visible base character. @throws ApiError invalid_username
- */
+/** A name as readers get it: like a message, but on one line, without bidi controls and stray joiners. 1 to 24
+ * graphemes and at most 96 bytes, with at least one visible base character. @throws ApiError invalid_username */
 export function cleanUsername(raw: unknown): string {
   if (typeof raw !== "string") throw new ApiError("invalid_username");
   const spaced = removeControls(raw).replace(/[\p{Bidi_Control}\u2028\u2029\ufeff\u00ad]/gu, "");
@@ -1201,10 +1155,8 @@ export function cleanUsername(raw: unknown): string {
 
 const STACKED_MARKS = new RegExp(`(?:\\p{M}[\\u200c\\u200d]*){${LIMITS.combiningMarks + 1}}`, "u");
 
-/**
- * Folds names that look the same to the same string: Unicode's toNFKC_Casefold (The Unicode Standard, section 3.13), so
- * compatibility forms, case and invisible characters make no difference.
- */
+/** Folds names that look the same to the same string: Unicode's toNFKC_Casefold (The Unicode Standard, section 3.13),
+ * so compatibility forms, case and invisible characters make no difference. */
 export function foldUsername(name: string): string {
   const compatible = name.normalize("NFKC").replace(/\p{Default_Ignorable_Code_Point}/gu, "");
   // Lower, upper, lower is full case folding (ß and ẞ become ss), except for the dotless ı, which folds to itself.
@@ -1226,11 +1178,10 @@ function fits(text: string, graphemes: number, bytes: number): boolean {
   return text.length <= graphemes || [...segmenter.segment(text)].length <= graphemes;
 }
 
-/* ------------------------------------------------------------------------------------------------
- * Rate limits. Token buckets, each stored as one number: the time at which it will be full again (the
- * generic cell rate algorithm, ITU-T I.371). For example, with a burst of 20 and 5 per second each token
- * moves that time by 200 ms, and it may be at most 20 × 200 ms = 4 s ahead.
- * --------------------------------------------------------------------------------------------- */
+/* ---- Rate limits -------------------------------------------------------------------------------------
+ * Token buckets, each stored as one number: the time at which it will be full again (the generic cell
+ * rate algorithm, ITU-T I.371). For example, with a burst of 20 and 5 per second each token moves that
+ * time by 200 ms, and it may be at most 20 × 200 ms = 4 s ahead. */
 
 /** Takes a token from a bucket that is full at `fullAt` (ms). Returns when it will be full then. @throws ApiError rate_limited */
 function takeToken(rate: keyof typeof RATES, fullAt: number, now: number): number {
@@ -1252,51 +1203,12 @@ function countRequest(what: "create" | "join" | "bad token", context: RequestCon
   setNewest(bucketFullAt, bucket, fullAt, LIMITS.countedAddresses);
 }
 
-/* ------------------------------------------------------------------------------------------------
- * Errors. One catalogue, one class, and one function (`errorReply`) that turns anything thrown into a
- * reply. Every sentence says what is wrong and what to do.
- * --------------------------------------------------------------------------------------------- */
+/* ---- Errors ------------------------------------------------------------------------------------------
+ * One catalogue, one class, and one function (`errorReply`) that turns anything thrown into a reply.
+ * Every sentence says what is wrong and what to do. */
 
-const MESSAGE_SIZE = `1 to ${LIMITS.messageGraphemes} characters and at most ${LIMITS.messageBytes} bytes`;
-const NAME_SIZE = `1 to ${LIMITS.usernameGraphemes} visible characters and at most ${LIMITS.usernameBytes} bytes`;
-const KEY_SIZE = `1 to ${LIMITS.keyLength} printable ASCII characters (for create and join at least ${LIMITS.seatKeyLength})`;
-
-export const ERRORS = {
-  bad_request: [400, "Not a valid HTTP/1.1 request."],
-  timeout: [408, "The request did not arrive in time. Send it again."],
-  headers_too_large: [431, `The headers exceed 16 KiB or ${LIMITS.headers} lines. Send fewer or shorter ones.`],
-  invalid_json: [400, "The body must be a JSON object in UTF-8."],
-  invalid_cursor: [400, "`since` must be a cursor from this chat, or `latest`."],
-  invalid_wait: [400, `\`wait\` must be a whole number of seconds from 0 to ${LIMITS.waitSeconds}.`],
-  missing_token: [
-    401,
-    'Send "Authorization: Bearer SESSION_TOKEN". To get one, send the part of your link after "#invite=" as ' +
-      "`invite_token` to POST <chat>/join. GET / shows examples.",
-  ],
-  invalid_token: [
-    401,
-    "Not a token that this request accepts. To join, send the part of your link after `#invite=`; for all other " +
-      "requests send the `session_token` that create or join returned. Tokens do not outlive a restart of the server.",
-  ],
-  expired_token: [401, "This token has expired. Ask for a new invitation."],
-  revoked_token: [401, "This token has been revoked: its member left or was removed, or its link was replaced."],
-  wrong_chat: [403, "This token belongs to another chat."],
-  not_creator: [403, "Only the creator of the chat may do this."],
-  not_found: [404, "There is no such path or member. GET / shows what there is."],
-  chat_not_found: [404, "This chat has ended."],
-  method_not_allowed: [405, "This path does not support this method. See the Allow header."],
-  chat_full: [409, `All ${LIMITS.seats} seats are taken. Someone has to leave first.`],
-  username_taken: [409, "Someone in this chat already has this name. Choose another."],
-  too_large: [413, `The body exceeds ${LIMITS.bodyBytes} bytes. Send less.`],
-  invalid_username: [422, `A name needs ${NAME_SIZE}.`],
-  invalid_text: [422, `\`text\` must be a string of ${MESSAGE_SIZE}.`],
-  invalid_key: [422, `An Idempotency-Key is ${KEY_SIZE}, and belongs to one text.`],
-  rate_limited: [429, "Too many requests. Wait as many seconds as Retry-After says."],
-  internal: [500, "Something went wrong on the server. Its log has the details."],
-  server_full: [503, "The server has no room for another chat. Try again in a minute."],
-  stopping: [503, "The server is shutting down."],
-} as const satisfies Record<string, readonly [status: number, sentence: string]>;
-
+/** The catalogue, docs/errors.json. Its sentences take their numbers from LIMITS. */
+export const ERRORS = assets.errors;
 export type ErrorCode = keyof typeof ERRORS;
 
 /** A refused request, with the reply to send. `example`: what would have been accepted. */
@@ -1305,7 +1217,8 @@ export class ApiError extends Error {
   readonly reply: Reply;
 
   constructor(code: ErrorCode, headers: ReplyHeaders = {}, example = "") {
-    const [status, sentence] = ERRORS[code];
+    const { status, message: template } = ERRORS[code];
+    const sentence = fillTemplate(template, LIMITS);
     const message = example === "" ? sentence : `${sentence} Example: ${example}.`;
     super(message);
     this.code = code;
@@ -1322,28 +1235,14 @@ function errorReply(thrown: unknown, { options, errorCounts }: ServerState): Rep
   return error.reply;
 }
 
-/** Counts bad tokens against the client's address. Returns the error to send: the one thrown, or `rate_limited`. */
-function countBadToken(thrown: unknown, context: RequestContext): unknown {
-  if (!(thrown instanceof ApiError) || thrown.code !== "invalid_token") return thrown;
-  try {
-    countRequest("bad token", context);
-    return thrown;
-  } catch (limited) {
-    return limited;
-  }
-}
-
-/* ------------------------------------------------------------------------------------------------
- * HTTP. The only code that reads `req` and writes `res`: from a request to a context, through its route,
- * to a written reply. It also bounds what a connection may hold, in bytes and in time.
- * --------------------------------------------------------------------------------------------- */
+/* ---- HTTP --------------------------------------------------------------------------------------------
+ * The only code that reads `req` and writes `res`: from a request to a context, through its route, to a
+ * written reply. It also bounds what a connection may hold, in bytes and in time. */
 
 const NO_BODY = Buffer.alloc(0);
 
-/**
- * Makes a pipelined request wait until the answer before it has been taken. Otherwise the answers to a client that never
- * reads would pile up, and one connection could hold any number of polls.
- */
+/** Makes a pipelined request wait until the answer before it has been taken. Otherwise the answers to a client that
+ * never reads would pile up, and one connection could hold any number of polls. */
 function queueRequest(req: IncomingMessage, res: ServerResponse, state: ServerState): void {
   const connection = state.connections.get(req.socket);
   const weight = queueWeight(req);
@@ -1391,7 +1290,7 @@ function respond(context: RequestContext, res: ServerResponse, run: () => Reply 
   try {
     outcome = run();
   } catch (error) {
-    outcome = errorReply(countBadToken(error, context), context.state);
+    outcome = errorReply(error, context.state);
   }
   if (outcome?.kind === "waiter") keepOpen(outcome, context, res);
   else if (outcome) sendReply(outcome, context, res);
@@ -1404,7 +1303,8 @@ function dispatch(context: RequestContext, res: ServerResponse): Reply | Waiter 
   const { options, phase } = context.state;
   const endpoint = ENDPOINTS.find(({ pattern }) => pattern.test(context.path));
   if (!endpoint && wantsPage(context)) return pageReply(context, 404);
-  if (!endpoint || (endpoint.path === METRICS_PATH && !options.metrics)) throw new ApiError("not_found");
+  const isOff = endpoint?.path === "/metrics" && !options.metrics;
+  if (!endpoint || isOff) throw new ApiError("not_found");
   if (context.method === "OPTIONS") return optionsReply(endpoint.allowed);
   const method = context.method === "HEAD" ? "GET" : context.method;
   const route = endpoint.routes.find((each) => each.method === method);
@@ -1425,10 +1325,8 @@ function startClock(context: RequestContext): void {
   context.state.chats.expire(context.now);
 }
 
-/**
- * Refuses a request with too many headers, or with a Host that is missing or malformed (RFC 9112, section 3.2).
- * @throws ApiError headers_too_large, bad_request
- */
+/** Refuses a request with too many headers, or with a Host that is missing or malformed (RFC 9112, section 3.2).
+ * @throws ApiError headers_too_large, bad_request */
 function checkHeaders({ rawHeaders, httpVersion }: IncomingMessage, { headers, host }: RequestContext): void {
   // Node drops headers above `maxHeadersCount`, which is one more than the limit.
   if (rawHeaders.length > 2 * LIMITS.headers) throw new ApiError("headers_too_large", CLOSE);
@@ -1444,10 +1342,8 @@ function runRoute(route: Route, context: RequestContext, known?: Member): Reply 
   return route.handle(context, isValid ? known : authoriseMember(context, route.caller));
 }
 
-/**
- * Reads the body, then runs the route; a body that is too large runs it at once, without a body. Uses events because
- * `for await` over a request costs a third of the throughput.
- */
+/** Reads the body, then runs the route; a body that is too large runs it at once, without a body. Uses events because
+ * `for await` over a request costs a third of the throughput. */
 function readBody(context: RequestContext, res: ServerResponse, run: () => Reply | Waiter): void {
   const { state } = context;
   let body: Buffer = NO_BODY;
@@ -1503,10 +1399,9 @@ function keepOpen(waiter: Waiter, context: RequestContext, res: ServerResponse):
   res.once("close", () => chats.removeWaiter(waiter));
 }
 
-/**
- * Writes new lines and waits again, until an error ends the stream. A reader that does not keep up gets nothing more
- * until it has taken everything; then it continues from its cursor, with `missed` if messages were dropped meanwhile.
- */
+/** Writes new lines and waits again, until an error ends the stream. A reader that does not keep up gets nothing more
+ * until it has taken everything; then it continues from its cursor, with `missed` if messages were dropped
+ * meanwhile. */
 function writeStream(waiter: Waiter, { state, socket }: RequestContext, res: ServerResponse): void {
   const { options, chats } = state;
   const { member } = waiter;
@@ -1537,10 +1432,8 @@ function writeStream(waiter: Waiter, { state, socket }: RequestContext, res: Ser
   write(true);
 }
 
-/**
- * Writes bytes in pieces, each after the one before has been taken, so that `endUnread` sees a slow reader make progress.
- * Calls `onWritten` when nothing is left to wait for.
- */
+/** Writes bytes in pieces, each after the one before has been taken, so that `endUnread` sees a slow reader make
+ * progress. Calls `onWritten` when nothing is left to wait for. */
 function writePieces(bytes: Buffer, res: ServerResponse, onWritten: () => void, from = 0): void {
   for (let start = from; start < bytes.length; start += PIECE_BYTES) {
     const hasRoom = res.write(bytes.subarray(start, start + PIECE_BYTES));
@@ -1587,10 +1480,8 @@ function writeReply(reply: Reply, context: RequestContext, res: ServerResponse, 
 const CLOSE = { Connection: "close" };
 const LINGER = { ms: SECOND, bytes: 1_048_576 };
 
-/**
- * Writes the answer, then discards what still arrives for a while before closing. Closing at once on a client that is
- * still sending would reset the connection, and the answer could be lost (RFC 9112, section 9.6).
- */
+/** Writes the answer, then discards what still arrives for a while before closing. Closing at once on a client that is
+ * still sending would reset the connection, and the answer could be lost (RFC 9112, section 9.6). */
 function lingeringClose(body: Reply["body"], res: ServerResponse, milliseconds: number): void {
   res.write(body);
   let discarded = 0;
@@ -1675,10 +1566,9 @@ function endUnread(socket: Socket, connection: Connection, now: number): void {
   } else if (Math.abs(now - connection.takenAt) >= LIMITS.unreadMs) socket.destroy();
 }
 
-/* ------------------------------------------------------------------------------------------------
- * Start-up. `createApp` is for callers that bring a clock and a secret, such as tests. `main` is the
- * program: flags, terminal output, signals.
- * --------------------------------------------------------------------------------------------- */
+/* ---- Start-up ----------------------------------------------------------------------------------------
+ * `createApp` is for callers that bring a clock and a secret, such as tests. `main` is the program:
+ * flags, terminal output, signals. */
 
 export type App = ReturnType<typeof createApp>;
 
@@ -1700,10 +1590,8 @@ const TLS_OPTIONS = {
   ciphers: "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256:ECDHE+AESGCM:ECDHE+CHACHA20",
 };
 
-/**
- * Creates the server without listening. Call `sweep` several times per second to end what is due; no timer is started
- * here. `stop` shuts down in phases (see `ServerState.phase`) and resolves within two seconds.
- */
+/** Creates the server without listening. Call `sweep` several times per second to end what is due; no timer is started
+ * here. `stop` shuts down in phases (see `ServerState.phase`) and resolves within two seconds. */
 export function createApp(given: AppOptions = {}) {
   const state = newState({ secret: randomBytes(32), now: Date.now, ...given });
   const { options, chats } = state;
@@ -1740,10 +1628,8 @@ function sweep({ chats, bucketFullAt, connections, options }: ServerState): void
   for (const [socket, connection] of connections) endUnread(socket, connection, now);
 }
 
-/**
- * Stops listening and waits up to a second for pending bodies, so that a client whose post is acknowledged is not the
- * only one to see it. Then ends all waits, and half a second later closes the connections that are left.
- */
+/** Stops listening and waits up to a second for pending bodies, so that a client whose post is acknowledged is not the
+ * only one to see it. Then ends all waits, and half a second later closes the connections that are left. */
 async function stopServer(server: http.Server, state: ServerState): Promise<void> {
   if (state.phase === "running") state.phase = "draining";
   const closed = once(server, "close");
@@ -1852,10 +1738,9 @@ export async function main(argv: string[], env: NodeJS.ProcessEnv): Promise<void
   }
 }
 
-/**
- * A double click on Windows opens a console that closes with the program and takes the error with it. So a failed start
- * waits for a key, a minute at most. `main` skips this if there are flags or a prompt (cmd), because that console stays.
- */
+/** A double click on Windows opens a console that closes with the program and takes the error with it. So a failed
+ * start waits for a key, a minute at most. `main` skips this if there are flags or a prompt (cmd), because that console
+ * stays. */
 async function waitForKey(): Promise<void> {
   const { platform, stdin, stderr } = process;
   if (platform !== "win32" || !stdin.isTTY || !stderr.isTTY) return;
