@@ -10,9 +10,9 @@ import { Readable } from "node:stream";
 import test, { type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
 import createClient from "openapi-fetch";
-import { at, freePort, LOCAL, MINUTE, portOf, Program, record, stringOf, until } from "../helpers.ts";
+import { at, freePort, LOCAL, portOf, Program, record, stringOf, until } from "../helpers.ts";
 import { openapi } from "../openapi.ts";
-import { countHeld } from "../proxies.ts";
+import { countHeld, eventually } from "../proxies.ts";
 import type { components, paths } from "../../dist/openapi.d.ts";
 
 const PRISM = fileURLToPath(new URL("node_modules/@stoplight/prism-cli/dist/index.js", import.meta.url));
@@ -30,11 +30,10 @@ async function startPrism(t: TestContext, mode: "mock" | "proxy", upstream: stri
   let output = "";
   for (const stream of [child.stdout, child.stderr]) stream.on("data", (part: Buffer) => (output += part.toString()));
   t.after(() => child.kill());
-  const deadline = AbortSignal.timeout(MINUTE);
-  while (!output.includes("Prism is listening")) {
-    assert.ok(!deadline.aborted && child.exitCode === null, `Prism did not start: ${output}`);
-    await new Promise((resolve) => child.stdout.once("data", resolve));
-  }
+  await eventually("Prism to listen", async () => {
+    assert.equal(child.exitCode, null, output);
+    return output.includes("Prism is listening");
+  });
   return `http://127.0.0.1:${port}`;
 }
 
