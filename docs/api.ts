@@ -229,18 +229,19 @@ function tableRow(cells: string[]): string {
   return `| ${cells.map((cell) => cell.replaceAll("|", "\\|").replaceAll("<", "&lt;")).join(" | ")} |`;
 }
 
-/** The same with each reference replaced by what it leads to; what stands beside it goes before that. */
+/** The same with each reference, alone or in `allOf`, replaced by what it leads to; keys beside `allOf` win. */
 function resolve(value: unknown, whole: unknown): unknown {
   if (typeof value !== "object" || value === null) return value;
   if (Array.isArray(value)) return value.map((each) => resolve(each, whole));
-  const { $ref, ...others }: { $ref?: unknown } = value;
+  const { $ref, allOf, ...others }: { $ref?: unknown; allOf?: unknown } = value;
   const own = Object.fromEntries(Object.entries(others).map(([key, each]) => [key, resolve(each, whole)]));
+  if (Array.isArray(allOf)) return Object.assign({}, ...allOf.map((each) => resolve(each, whole)), own);
   if (typeof $ref !== "string") return own;
   let target: unknown = whole;
   for (const key of $ref.split("/").slice(1)) {
     target = typeof target === "object" && target !== null ? Reflect.get(target, key) : undefined;
   }
-  return { ...Object(resolve(target, whole)), ...own };
+  return resolve(target, whole);
 }
 
 if (import.meta.main) {

@@ -2,26 +2,44 @@
 """A bot that stays:  ./bot.py '<magic link>' [name]      (needs nothing but Python)
 
 It answers "!roll" with a throw of the dice. When the connection is lost it goes on from its cursor, so that each
-message is answered once; when the server tells it to wait, it waits. Ctrl-C gives its seat back.
+message is answered once; when the server tells it to wait, it waits. Ctrl-C gives its seat back. The exit code is 2
+if it cannot join, and 1 if its seat or the chat ends.
 """
 import http.client
 import json
 import random
+import re
 import sys
 import time
 import urllib.error
 import urllib.request
 import uuid
 
-if len(sys.argv) < 2:
-    sys.exit(__doc__)
+link = re.fullmatch("(https?://[^#]+)#invite=(.+)", sys.argv[1] if len(sys.argv) > 1 else "")
+if not link:
+    print(f"usage: {sys.argv[0]} '<magic link>' [name]   (a magic link contains #invite=, so quote it)", file=sys.stderr)
+    sys.exit(2)
+chat, invitation = link.groups()
 name = sys.argv[2] if len(sys.argv) > 2 else "Dice"
-chat, _, token = sys.argv[1].partition("#invite=")
+token = None
+
+
+def end(why):
+    print(why, file=sys.stderr)
+    sys.exit(1 if token else 2)
+
+
+def sentence(error):
+    """What the server says; something else may answer at that address, and not in JSON."""
+    try:
+        return json.loads(error.read())["message"]
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        return f"{chat} answers {error.code} {error.reason}."
 
 
 def call(path="", body=None):
-    """One request, repeated until it is answered; the key sees to it that nothing happens twice."""
-    headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": uuid.uuid4().hex}
+    """Repeats a request until there is an answer; because of the key nothing happens twice. Only joining gives up."""
+    headers = {"Authorization": f"Bearer {token or invitation}", "Idempotency-Key": uuid.uuid4().hex}
     data = None if body is None else json.dumps(body).encode()
     while True:
         wait = 1
@@ -31,9 +49,11 @@ def call(path="", body=None):
                 return json.loads(answer.read() or "null")
         except urllib.error.HTTPError as error:
             if error.code != 429 and error.code < 500:
-                sys.exit(error.read().decode())
+                end(sentence(error))
             wait = int(error.headers.get("Retry-After") or wait)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            if not token:
+                end(f"No chat answers at {chat} ({error}).")
             print(f"No answer ({error}), trying again.", file=sys.stderr)
         time.sleep(wait)
 

@@ -1,25 +1,34 @@
-// The chat in a terminal:  node terminal.mjs '<magic link>' [name]      (needs nothing but Node.js)
+// The chat in a terminal:  node terminal.mjs '<magic link>' [name]      (needs Node.js 18 or newer, nothing else)
 // Each line typed is posted, each message of the others is printed. Ctrl-D gives the seat back.
+// The exit code is 2 if it cannot join, and 1 if its seat or the chat ends.
+import { randomUUID } from "node:crypto";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 
+let [token, me, cursor, isLeaving] = [undefined, undefined, 0, false];
+const { node } = process.versions;
+if (Number(node.split(".")[0]) < 18) end(`terminal.mjs needs Node.js 18 or newer; this is ${node}.`);
 const [link = "", username] = process.argv.slice(2);
-const [chat, invitation] = link.split("#invite=");
-const { session_token: token, member_id: me } = await post("/join", { username }, invitation);
-let [cursor, isLeaving] = [0, false];
+const [, chat, invitation] = /^(https?:\/\/[^#]+)#invite=(.+)$/.exec(link) ?? [];
+if (!chat) end("usage: node terminal.mjs '<magic link>' [name]   (a magic link contains #invite=, so quote it)");
+
+({ session_token: token, member_id: me } = await post("/join", { username }));
 void read();
 for await (const text of createInterface({ input: process.stdin })) if (text.trim()) await post("", { text });
 isLeaving = true; // Else the stream would report the token as revoked.
 await post("/leave", {});
 process.exit();
 
-/** Repeated until it is answered; the key sees to it that nothing happens twice. */
-async function post(path, body, bearer = token) {
-  const headers = { Authorization: `Bearer ${bearer}`, "Idempotency-Key": crypto.randomUUID() };
+/** Repeats the request until there is an answer; because of the key nothing happens twice. Only joining gives up. */
+async function post(path, body) {
+  const headers = { Authorization: `Bearer ${token ?? invitation}`, "Idempotency-Key": randomUUID() };
   for (;;) {
     const reply = await fetch(chat + path, { method: "POST", headers, body: JSON.stringify(body) }).catch(() => null);
-    if (reply?.ok) return reply.status === 204 ? undefined : reply.json();
-    if (reply && reply.status !== 429 && reply.status < 500) end(await reply.text());
+    if (reply?.status === 204) return undefined;
+    const answer = await reply?.json().catch(() => null);
+    if (reply?.ok && answer) return answer;
+    const isBusy = reply?.status === 429 || reply?.status >= 500;
+    if (!isBusy && (!token || reply?.ok === false)) end(answer?.message ?? `No chat answers at ${chat}.`);
     await sleep(1000 * Number(reply?.headers.get("Retry-After") ?? 1));
   }
 }
@@ -48,11 +57,13 @@ async function read() {
 function show(line) {
   if (line.error && !isLeaving) end(line.message);
   if (line.missed) console.log("(Some messages are gone.)");
-  if (line.text && line.member_id !== me) console.log(`${line.username}: ${line.text}`);
+  // Indented, so that a second line cannot pass for another member's message.
+  const text = line.text?.replace(/[\n\u2028\u2029]/g, "\n    ");
+  if (text && line.member_id !== me) console.log(`${line.username}: ${text}`);
   cursor = line.id ?? line.cursor ?? cursor;
 }
 
 function end(why) {
   console.error(why);
-  process.exit(1);
+  process.exit(token ? 1 : 2);
 }

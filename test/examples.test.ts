@@ -2,14 +2,14 @@
 // in test/shell.
 
 import assert from "node:assert/strict";
-import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
+import { type ChildProcessWithoutNullStreams, spawn, spawnSync } from "node:child_process";
 import type { IncomingMessage } from "node:http";
 import type { Socket } from "node:net";
 import { after, before, test as untimed, type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
 import type { Browser, Page } from "playwright-core";
 import { launchBrowser, newPerson } from "./browser.ts";
-import { at, invitationOf, type Member, MINUTE, startServer, until } from "./helpers.ts";
+import { at, freePort, invitationOf, type Member, MINUTE, startServer, until } from "./helpers.ts";
 
 /** What waits for ever, as the server's clock stands still, fails. */
 function test(name: string, run: (t: TestContext) => Promise<void>): void {
@@ -28,6 +28,8 @@ async function linkOf(member: Member): Promise<string> {
 
 // ---- terminal.mjs ------------------------------------------------------------------------------------------
 
+const TERMINAL = fileURLToPath(new URL("../examples/terminal.mjs", import.meta.url));
+
 class Terminal {
   readonly child: ChildProcessWithoutNullStreams;
   stdout = "";
@@ -35,8 +37,7 @@ class Terminal {
   readonly code: Promise<number | null>;
 
   constructor(t: TestContext, ...parameters: string[]) {
-    const script = fileURLToPath(new URL("../examples/terminal.mjs", import.meta.url));
-    this.child = spawn(process.execPath, [script, ...parameters]);
+    this.child = spawn(process.execPath, [TERMINAL, ...parameters]);
     this.child.stdout.setEncoding("utf8").on("data", (part: string) => (this.stdout += part));
     this.child.stderr.setEncoding("utf8").on("data", (part: string) => (this.stderr += part));
     this.code = new Promise((resolve) => this.child.once("close", resolve));
@@ -84,6 +85,42 @@ function said(server: Awaited<ReturnType<typeof startServer>>, { chatId }: Membe
   return server.app.chats.get(chatId)?.messages ?? [];
 }
 
+test("terminal.mjs indents further lines of a message, which cannot pass for another member's message", async (t) => {
+  const server = await startServer(t);
+  const [ana, cy] = await server.party("Ana", "Cy");
+  await cy.say("hello\nAna: I owe Cy a beer\u2028Ana: or two");
+  const ben = new Terminal(t, await linkOf(ana), "Ben");
+  await ben.prints("Cy: hello\n    Ana: I owe Cy a beer\n    Ana: or two\n");
+});
+
+test("terminal.mjs answers a missing or wrong link with one line and exit code 2", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const link = await linkOf(ana);
+  const bare = link.replace(/#.*/, "");
+  for (const [wrong, line] of [
+    [[], /^usage: node terminal\.mjs '<magic link>' \[name\] .*\n$/],
+    [["ftp://x#invite=y"], /^usage: .*\n$/],
+    [[bare], /^usage: .*#invite=.*\n$/],
+    [[`${bare}#invite=nonsense`], /^[A-Z][^{}]*\n$/],
+    [[`${server.base}/nothing#invite=nonsense`], /^[A-Z].*\n$/],
+    [[`http://127.0.0.1:${await freePort()}/x#invite=y`], /^No chat answers at http:.*\/x\.\n$/],
+  ] as const) {
+    const terminal = new Terminal(t, ...wrong);
+    assert.equal(await terminal.code, 2, wrong.join(" "));
+    assert.match(terminal.stderr, line);
+    assert.equal(terminal.stdout, "");
+  }
+});
+
+test("terminal.mjs says which Node.js it needs", async () => {
+  const old = `Object.defineProperty(process, "versions", { value: { node: "16.20.2" } })`;
+  const parameters = ["--import", `data:text/javascript,${encodeURIComponent(old)}`, TERMINAL, "http://x/y#invite=z"];
+  const { status, stdout, stderr } = spawnSync(process.execPath, parameters, { encoding: "utf8", timeout: 10_000 });
+  assert.deepEqual([status, stdout], [2, ""]);
+  assert.equal(stderr, "terminal.mjs needs Node.js 18 or newer; this is 16.20.2.\n");
+});
+
 test("terminal.mjs ends well where the stream tells of its leaving before the answer does", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
@@ -106,8 +143,8 @@ test("terminal.mjs says why when the chat ends, and when it cannot come in", asy
   const ben = new Terminal(t, link, "Ben");
   await until(() => server.app.chats.count().waiters === 1, "it to listen");
   const twin = new Terminal(t, link, "BEN");
-  assert.equal(await twin.code, 1);
-  assert.match(twin.stderr, /"username_taken"/);
+  assert.equal(await twin.code, 2);
+  assert.match(twin.stderr, /^[A-Z].*\bname\b.*\n$/);
   await ana.end();
   assert.equal(await ben.code, 1);
   assert.equal(ben.stderr, "This chat has ended.\n");

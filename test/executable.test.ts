@@ -3,9 +3,10 @@
 import assert from "node:assert/strict";
 import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { statSync } from "node:fs";
+import { statSync, writeFileSync } from "node:fs";
 import { before, test, type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
+import packageJson from "../package.json" with { type: "json" };
 import assets from "../dist/assets.json" with { type: "json" };
 import {
   executablePath,
@@ -16,6 +17,7 @@ import {
   SECOND,
   send,
   sessionOf,
+  temporaryFolder,
 } from "./helpers.ts";
 
 const ROOT = fileURLToPath(new URL("../", import.meta.url));
@@ -99,13 +101,42 @@ test("the executable stops on SIGTERM with exit code 0 within two seconds", { sk
   assert.ok(performance.now() - begun < 2 * SECOND);
 });
 
+test("the executable runs no code that NODE_OPTIONS names, and starts whatever is in it", (t) => {
+  const hook = `${temporaryFolder(t)}/hook.cjs`;
+  writeFileSync(hook, 'process.stderr.write("the hook ran\\n");');
+  for (const options of [`--require ${hook}`, "--no-such-option", "--inspect=127.0.0.1:0"]) {
+    const parameters = { env: { ...env, NODE_OPTIONS: options }, encoding: "utf8" } as const;
+    const { status, stdout, stderr } = spawnSync(EXECUTABLE, ["--version"], parameters);
+    assert.deepEqual([status, stdout, stderr], [0, `watch-party ${assets.version}\n`, ""], options);
+  }
+});
+
+const [, START = ""] = packageJson.scripts.start.split(" && node ");
+for (const [name, ...command] of [
+  ["the executable", EXECUTABLE],
+  ["`npm start`", process.execPath, ...START.split(" ")],
+]) {
+  test(`${name} ignores SIGUSR1: it opens no inspector and keeps serving`, { skip: noSignals }, async (t) => {
+    const program = await start(t, command);
+    program.child.kill("SIGUSR1");
+    // Twenty requests give an inspector the time to announce itself.
+    for (let count = 0; count < 20; count += 1) assert.equal((await send(program, "GET", "/healthz")).status, 200);
+    const closed = once(program.child, "close");
+    program.child.kill("SIGTERM");
+    assert.deepEqual(await closed, [0, null]);
+    assert.equal(program.stderr(), "");
+  });
+}
+
 function run(...flags: string[]) {
   return spawnSync(EXECUTABLE, flags, { env, encoding: "utf8" });
 }
 
 /** Starts the executable on a free port; returns when it has printed everything. Stopped when the test is over. */
-async function start(t: TestContext) {
-  const child = spawn(EXECUTABLE, ["--port", "0"], { env, stdio: ["ignore", "pipe", "inherit"] });
+async function start(t: TestContext, [file = EXECUTABLE, ...parameters]: string[] = []) {
+  const child = spawn(file, [...parameters, "--port", "0"], { cwd: ROOT, env, stdio: ["ignore", "pipe", "pipe"] });
+  let stderr = "";
+  child.stderr.setEncoding("utf8").on("data", (part: string) => (stderr += part));
   const closed = once(child, "close");
   t.after(async () => {
     child.kill();
@@ -118,7 +149,7 @@ async function start(t: TestContext) {
       // Its curl line is the last one.
       if (/curl[^\n]*\n/.test(text)) resolve(text);
     });
-    child.once("close", (code) => reject(new Error(`It ended with ${code} and printed: ${text}`)));
+    child.once("close", (code) => reject(new Error(`It ended with ${code} and printed: ${text}${stderr}`)));
   });
-  return { child, stdout, port: Number(/:(\d+) /.exec(stdout)?.[1]) };
+  return { child, stdout, stderr: () => stderr, port: Number(/:(\d+) /.exec(stdout)?.[1]) };
 }

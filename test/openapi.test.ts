@@ -28,6 +28,7 @@ test("each of its references leads somewhere, and each of its components is used
   for (const [keys, value] of walk(openapi)) {
     if (!("$ref" in value)) continue;
     references.add(String(value.$ref));
+    assert.deepEqual(Object.keys(value), ["$ref"], `${keys.join(" ")}: generators ignore what stands beside a $ref`);
     assert.ok(lookUp(String(value.$ref)), `${keys.join(" ")}: ${String(value.$ref)}`);
   }
   for (const [kind, components] of Object.entries(openapi.components)) {

@@ -19,7 +19,7 @@ const text = readFileSync(new URL("../docs/openapi.json", import.meta.url), "utf
 // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the edge: openapi.test.ts holds it to OpenAPI's schema
 export const openapi = JSON.parse(text) as OpenApi;
 
-// A schema beside a $ref need not repeat its type; a misspelt keyword or format is still refused.
+// A schema beside an allOf need not repeat its type; a misspelt keyword or format is still refused.
 const ajv = new Ajv2020({ strictTypes: false });
 formats.default(ajv);
 ajv.addVocabulary(Object.keys(openapi)); // The document as a whole is no schema, but holds them.

@@ -1,15 +1,18 @@
-// Real proxies in front of the real program, for the tests of what deploy/ and test/scale/ hold.
+// Real proxies in front of the real program, for the tests of the files in deploy/.
 
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
+import { spawn, spawnSync, type SpawnSyncReturns } from "node:child_process";
 import { once } from "node:events";
+import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
 import { request as httpRequest, type IncomingMessage } from "node:http";
 import { request as httpsRequest } from "node:https";
 import { connect } from "node:net";
 import { createInterface } from "node:readline";
 import type { TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
 import {
+  freePort,
   invitationOf,
   type Program,
   readMetric,
@@ -18,7 +21,10 @@ import {
   type SendOptions,
   sessionOf,
   type Target,
+  temporaryFolder,
 } from "./helpers.ts";
+
+const DEPLOY = fileURLToPath(new URL("../deploy/", import.meta.url));
 
 /** Runs a proxy until the test is over. Returns its process id as soon as it listens. */
 export async function startProxy(
@@ -28,12 +34,7 @@ export async function startProxy(
   args: string[],
   env: NodeJS.ProcessEnv = {},
 ): Promise<number> {
-  // Debian keeps servers where only root's PATH looks.
-  const path = `${process.env["PATH"]}:/usr/sbin:/sbin`;
-  const child = spawn(command, args, {
-    env: { ...process.env, ...env, PATH: path },
-    stdio: ["ignore", "ignore", "pipe"],
-  });
+  const child = spawn(command, args, { env: { ...withSbin(), ...env }, stdio: ["ignore", "ignore", "pipe"] });
   let complaints = "";
   child.stderr.setEncoding("utf8").on("data", (part: string) => (complaints += part));
   const ended = once(child, "exit");
@@ -47,6 +48,42 @@ export async function startProxy(
     return isOpen(port);
   });
   return child.pid ?? 0;
+}
+
+/** What `haproxy -c` says to deploy/haproxy.cfg, with nothing in it changed. */
+export function checkHaproxy(): SpawnSyncReturns<string> {
+  return spawnSync("haproxy", ["-c", "-f", `${DEPLOY}haproxy.cfg`], { env: withSbin(), encoding: "utf8" });
+}
+
+/**
+ * HAProxy with deploy/haproxy.cfg in front of nodes on these ports, named a, b and c in that order. Ports and the admin
+ * socket's place differ from the file, and so do user, group and chroot unless root runs the test.
+ */
+export async function startHaproxy(
+  t: TestContext,
+  nodePorts: readonly number[],
+): Promise<{ port: number; pid: number; admin: string }> {
+  const [folder, port] = [temporaryFolder(t), await freePort()];
+  const changes: Record<string, string> = {
+    "bind :80": `bind 127.0.0.1:${port}`,
+    "/run/haproxy/watch-party.sock": `${folder}/admin`,
+  };
+  for (const [index, name] of ["a", "b", "c"].entries()) {
+    const [line, nodePort] = [`server ${name} 127.0.0.1:808${index + 1}`, nodePorts[index]];
+    changes[line] = nodePort === undefined ? "" : `server ${name} 127.0.0.1:${nodePort}`;
+  }
+  // Only root may change user and root folder.
+  const rootOnly = process.getuid?.() === 0 ? [] : ["user haproxy", "group haproxy", "chroot /var/lib/haproxy"];
+  for (const line of rootOnly) changes[line] = "";
+  writeFileSync(`${folder}/haproxy.cfg`, replaceAll(readFileSync(`${DEPLOY}haproxy.cfg`, "utf8"), changes));
+  copyFileSync(`${DEPLOY}stopping.http`, `${folder}/stopping.http`);
+  const pid = await startProxy(t, port, "haproxy", ["-db", "-f", `${folder}/haproxy.cfg`]);
+  return { port, pid, admin: `${folder}/admin` };
+}
+
+/** This environment; Debian keeps servers where only root's PATH looks. */
+function withSbin(): NodeJS.ProcessEnv {
+  return { ...process.env, PATH: `${process.env["PATH"]}:/usr/sbin:/sbin` };
 }
 
 function isOpen(port: number): Promise<boolean> {

@@ -22,6 +22,7 @@ const INSIDE = [
   "openapi", // the document, and what holds answers to it
   "text", // the server's functions
   "work", // counts what a request does
+  "workflows", // .github/
 ];
 
 const root = fileURLToPath(new URL("..", import.meta.url));

@@ -6,6 +6,7 @@ import { createHash } from "node:crypto";
 import { cpSync, mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { test, type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
+import { build as bundle } from "esbuild";
 import assets from "../../dist/assets.json" with { type: "json" };
 import { temporaryFolder } from "../helpers.ts";
 
@@ -20,10 +21,13 @@ const PLATFORMS = [
   ["windows-x64", ".exe", ".zip"],
 ] as const;
 
-test("a release has an executable and an archive for each platform, and the checksums of all", () => {
+/** The file with other people's licences, in an archive; in a release its name begins with the program's. */
+const LICENSES = "THIRD-PARTY-LICENSES.txt";
+
+test("a release has an executable and an archive for each platform, the licences, and the checksums of all", () => {
   const names = PLATFORMS.flatMap(([platform, suffix, ending]) =>
     [suffix, ending].map((end) => `${NAME}-${platform}${end}`),
-  );
+  ).concat(`${NAME}-${LICENSES}`);
   const made = readdirSync(DIST).filter((name) => name.startsWith("watch-party-"));
   assert.deepEqual(made.toSorted(), names.toSorted());
   assert.equal(readSums(DIST).size, names.length);
@@ -45,12 +49,13 @@ test("for linux-x64 the executable has at most 110 MB and its archive at most 41
 });
 
 for (const [platform, suffix, ending] of PLATFORMS) {
-  test(`the archive for ${platform} has a folder with the executable, README.md and LICENSE`, (t) => {
+  test(`the archive for ${platform} has a folder with the executable, README.md and licences`, (t) => {
     const folder = unpack(t, `${DIST}${NAME}-${platform}${ending}`);
     assert.deepEqual(readdirSync(folder), [`${NAME}-${platform}`]);
     const inside = `${folder}/${NAME}-${platform}`;
     const originals = {
       LICENSE: `${ROOT}LICENSE`,
+      [LICENSES]: `${DIST}${NAME}-${LICENSES}`,
       "README.md": `${ROOT}README.md`,
       [`watch-party${suffix}`]: `${DIST}${NAME}-${platform}${suffix}`,
     };
@@ -61,6 +66,31 @@ for (const [platform, suffix, ending] of PLATFORMS) {
     }
   });
 }
+
+test("the licences are Node's, with the libraries in it, and those of every package in page and server", async () => {
+  const text = readFileSync(`${DIST}${NAME}-${LICENSES}`, "utf8");
+  const sources = [`node-linux-${process.arch}`, "lean-qr"];
+  for (const source of sources) {
+    const license = readFileSync(`${ROOT}node_modules/${source}/LICENSE`, "utf8").trimEnd();
+    assert.ok(text.includes(license), source);
+  }
+  for (const library of ["OpenSSL", "V8", "libuv", "ICU", "llhttp"]) assert.ok(text.includes(library), library);
+
+  const { metafile } = await bundle({
+    entryPoints: ["client.ts", "server.ts"],
+    absWorkingDir: ROOT,
+    bundle: true,
+    format: "esm",
+    platform: "node",
+    outdir: "unused",
+    write: false,
+    metafile: true,
+  });
+  const packages = Object.keys(metafile.inputs).flatMap(
+    (file) => /node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(file)?.[1] ?? [],
+  );
+  assert.deepEqual([...new Set(packages)], ["lean-qr"]);
+});
 
 test("what comes out of the archive runs", (t) => {
   const own = `linux-${process.arch}`;
@@ -103,7 +133,7 @@ test("made anew in another folder, time zone and umask, from elsewhere, it is th
     stdio: "pipe",
   });
   const [here, there] = [readSums(DIST), readSums(`${other}/dist/`)];
-  assert.equal(there.size, 2);
+  assert.equal(there.size, 3);
   for (const [name, sum] of there) assert.equal(sum, here.get(name), name);
 });
 

@@ -5,11 +5,11 @@
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { readFileSync, writeFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import test, { type TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { at, freePort, LOCAL, Program, record, stringOf, temporaryFolder } from "../helpers.ts";
-import { countHeld, eventually, replaceAll, type Seat, startProxy } from "../proxies.ts";
+import { at, LOCAL, Program, record, stringOf } from "../helpers.ts";
+import { countHeld, eventually, type Seat, startHaproxy } from "../proxies.ts";
 import { Line } from "../soak/tools.ts";
 
 const FLAGS = [...LOCAL, "--node", "a", "--no-rate-limit", "--metrics", "--max-chats", "100000"];
@@ -36,7 +36,7 @@ test("memory of an idle chat and of a full one", { timeout: 300_000 }, async (t)
 for (const isProxied of [false, true]) {
   test(`held polls and messages, ${isProxied ? "through HAProxy" : "straight"}`, { timeout: 300_000 }, async (t) => {
     const node = await Program.start(t, FLAGS);
-    const proxy = isProxied ? await startHaproxy(t, node.port) : undefined;
+    const proxy = isProxied ? await startHaproxy(t, [node.port]) : undefined;
     const port = proxy?.port ?? node.port;
     const lines = await openLines(t, port, 8);
     const chats = await makeChats(lines, 500, SEATS);
@@ -72,7 +72,7 @@ for (const isProxied of [false, true]) {
 
 test("CPU of plain requests through HAProxy", { timeout: 300_000 }, async (t) => {
   const node = await Program.start(t, FLAGS);
-  const proxy = await startHaproxy(t, node.port);
+  const proxy = await startHaproxy(t, [node.port]);
   const lines = await openLines(t, proxy.port, 16);
   const chats = await makeChats(lines, 16, 1);
   const processes = { node: pidOf(node), haproxy: proxy.pid };
@@ -90,21 +90,6 @@ test("CPU of plain requests through HAProxy", { timeout: 300_000 }, async (t) =>
   const each = (name: "node" | "haproxy") => (((after[name]?.cpu ?? 0) - (before[name]?.cpu ?? 0)) / requests) * 1e6;
   report(t, { "node: CPU microseconds a GET": each("node"), "haproxy: CPU microseconds a request": each("haproxy") });
 });
-
-/** HAProxy by this folder's file, for one node. */
-async function startHaproxy(t: TestContext, nodePort: number): Promise<{ port: number; pid: number }> {
-  const [folder, port] = [temporaryFolder(t), await freePort()];
-  const file = replaceAll(readFileSync(new URL("haproxy.cfg", import.meta.url), "utf8"), {
-    "bind :80": `bind 127.0.0.1:${port}`,
-    "/run/haproxy/watch-party.sock": `${folder}/admin`,
-    "127.0.0.1:8081": `127.0.0.1:${nodePort}`,
-    "server b 127.0.0.1:8082": "",
-    "server c 127.0.0.1:8083": "",
-    "stopping.http": new URL("stopping.http", import.meta.url).pathname,
-  });
-  writeFileSync(`${folder}/haproxy.cfg`, file);
-  return { port, pid: await startProxy(t, port, "haproxy", ["-db", "-f", `${folder}/haproxy.cfg`]) };
-}
 
 async function openLines(t: TestContext, port: number, count: number): Promise<Line[]> {
   const lines: Line[] = [];

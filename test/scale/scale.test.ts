@@ -1,31 +1,36 @@
-// Three nodes behind the HAProxy of this folder, from its very file but for ports and the socket's place.
+// Three nodes behind HAProxy with deploy/haproxy.cfg.
 
 import assert from "node:assert/strict";
-import { readFileSync, writeFileSync } from "node:fs";
 import { Agent } from "node:http";
 import { connect } from "node:net";
 import test, { type TestContext } from "node:test";
-import { fileURLToPath } from "node:url";
 import assets from "../../dist/assets.json" with { type: "json" };
 import { launchBrowser, newPerson } from "../browser.ts";
 import {
   assertApiHeaders,
   assertError,
   at,
-  freePort,
   LOCAL,
   messageOf,
   pollOf,
   Program,
+  record,
   type Reply,
   send,
   sessionOf,
-  temporaryFolder,
 } from "../helpers.ts";
 import { start as startChat } from "../people.ts";
-import { countHeld, createChat, eventually, join, openStream, replaceAll, type Seat, startProxy } from "../proxies.ts";
+import {
+  checkHaproxy,
+  countHeld,
+  createChat,
+  eventually,
+  join,
+  openStream,
+  type Seat,
+  startHaproxy,
+} from "../proxies.ts";
 
-const FOLDER = fileURLToPath(new URL("./", import.meta.url));
 const NAMES = ["a", "b", "c"] as const;
 type Name = (typeof NAMES)[number];
 
@@ -46,18 +51,8 @@ class Cluster {
     const [a, b, c] = await Promise.all(NAMES.map((name) => startNode(t, name, flags)));
     assert.ok(a && b && c);
     const nodes = { a, b, c };
-    const [folder, port] = [temporaryFolder(t), await freePort()];
-    const file = replaceAll(readFileSync(`${FOLDER}haproxy.cfg`, "utf8"), {
-      "bind :80": `bind 127.0.0.1:${port}`,
-      "/run/haproxy/watch-party.sock": `${folder}/admin`,
-      "127.0.0.1:8081": `127.0.0.1:${nodes.a.port}`,
-      "127.0.0.1:8082": `127.0.0.1:${nodes.b.port}`,
-      "127.0.0.1:8083": `127.0.0.1:${nodes.c.port}`,
-      "stopping.http": `${FOLDER}stopping.http`,
-    });
-    writeFileSync(`${folder}/haproxy.cfg`, file);
-    await startProxy(t, port, "haproxy", ["-db", "-f", `${folder}/haproxy.cfg`]);
-    return new Cluster(t, nodes, port, `${folder}/admin`);
+    const { port, admin } = await startHaproxy(t, [a.port, b.port, c.port]);
+    return new Cluster(t, nodes, port, admin);
   }
 
   /** A chat on each node, with somebody who listens there. */
@@ -109,6 +104,11 @@ function nodeOf({ path }: Seat): Name {
   return name;
 }
 
+test("HAProxy's own check finds nothing wrong with deploy/haproxy.cfg as it is", () => {
+  const { status, stdout, stderr } = checkHaproxy();
+  assert.deepEqual([status, stderr], [0, ""], stdout);
+});
+
 test("each new chat goes where the fewest people wait, and everything of it to its node", async (t) => {
   const cluster = await Cluster.start(t);
   const counts = { a: 0, b: 0, c: 0 };
@@ -133,6 +133,48 @@ test("a held poll is answered at once by a post, on every node", async (t) => {
     const message = messageOf(await cluster.post(seat, `to ${name}`));
     assert.deepEqual(pollOf(await held).messages, [message]);
   }
+});
+
+test("a reader who disconnects is not held any longer, so a page that is reloaded often still gets its polls", async (t) => {
+  const cluster = await Cluster.start(t);
+  const seat = await createChat(cluster);
+  const node = cluster.nodes[nodeOf(seat)];
+  // A browser may hold four polls.
+  const path = `${seat.path}?since=latest&wait=50&browser=reloading`;
+  for (let load = 0; load < 6; load += 1) {
+    const controller = new AbortController();
+    const poll = send(cluster, "GET", path, { token: seat.token, signal: controller.signal });
+    await eventually("the poll to be held", async () => (await countHeld(node)) === 1);
+    controller.abort();
+    await assert.rejects(poll);
+    await eventually("the poll to end", async () => (await countHeld(node)) === 0);
+  }
+  const final = send(cluster, "GET", path, { token: seat.token });
+  await eventually("the last poll to be held", async () => (await countHeld(node)) === 1);
+  const message = messageOf(await cluster.post(seat, "still here"));
+  const { messages, retry_in } = pollOf(await final);
+  assert.deepEqual([messages, retry_in], [[message], undefined]);
+});
+
+test("each line of a stream comes at once", async (t) => {
+  const cluster = await Cluster.start(t);
+  const seat = await createChat(cluster);
+  const lines = await openStream(t, cluster, seat);
+  await lines.next();
+  const delays: number[] = [];
+  for (let count = 0; count < 15; count += 1) {
+    const begun = performance.now();
+    const { id } = messageOf(await cluster.post(seat, `line ${count}`));
+    const { value } = await lines.next();
+    delays.push(performance.now() - begun);
+    assert.equal(record(JSON.parse(String(value)))["id"], id);
+  }
+  // If HAProxy waits for more to send, each line takes more than 200 ms.
+  const median = at(
+    delays.toSorted((a, b) => a - b),
+    7,
+  );
+  assert.ok(median < 100, `${median} ms`);
 });
 
 test("a create repeated with its key gives the same chat, though there are other nodes", async (t) => {

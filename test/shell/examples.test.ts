@@ -5,7 +5,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { test as untimed, type TestContext } from "node:test";
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { at, invitationOf, type Member, MINUTE, SECOND, startServer, until } from "../helpers.ts";
+import { at, freePort, invitationOf, type Member, MINUTE, SECOND, startServer, until } from "../helpers.ts";
 
 /** What waits for ever, as the server's clock stands still, fails. */
 function test(name: string, run: (t: TestContext) => Promise<void> | void): void {
@@ -42,6 +42,9 @@ async function linkOf(member: Member): Promise<string> {
   return invitationOf(await member.invite()).magic_link;
 }
 
+/** One sentence of the server, alone on its line: neither JSON nor a message of curl's. */
+const SENTENCE = /^[A-Z][^\n{}]*[.!?]\n$/;
+
 /** Waits for so many messages of others after a cursor; says who wrote what. */
 async function hear(ana: Member, since: number, count: number): Promise<string[]> {
   const heard: string[] = [];
@@ -61,10 +64,42 @@ async function gathered(ana: Member, ...names: string[]): Promise<void> {
   }
 }
 
-test("bot.sh is a bot in five lines", () => {
+test("bot.sh is a bot in twenty lines", () => {
   const lines = readFileSync(`${EXAMPLES}bot.sh`, "utf8").trim().split("\n");
-  assert.equal(lines.filter((line) => !line.startsWith("#")).length, 5);
+  const code = lines.filter((line) => line !== "" && !line.startsWith("#"));
+  assert.ok(code.length <= 20, `${code.length} lines`);
 });
+
+for (const [name, ...parameters] of [["bot.sh"], ["bot.py"], ["notify.sh", "true"]] as const) {
+  test(`${name} answers a missing or malformed link with one line and exit code 2`, async (t) => {
+    for (const wrong of [[], ["nonsense", ...parameters], ["http://127.0.0.1/x", ...parameters]]) {
+      const example = new Example(t, name, ...wrong);
+      assert.equal(await example.code, 2, wrong.join(" "));
+      assert.match(example.stderr, /^usage: .*'<magic link>'.*#invite=.*\n$/);
+      assert.equal(example.stdout, "");
+    }
+  });
+
+  test(`${name} says in one line why a link lets it in nowhere`, async (t) => {
+    const server = await startServer(t);
+    const [ana] = await server.party("Ana");
+    const link = await linkOf(ana);
+    const elsewhere = `http://127.0.0.1:${await freePort()}/x`;
+    for (const [wrong, line] of [
+      [link.replace(/#.*/, "#invite=nonsense"), SENTENCE],
+      [`${elsewhere}#invite=y`, new RegExp(`^No chat answers at ${elsewhere}.*\n$`)],
+    ] as const) {
+      const example = new Example(t, name, wrong, ...parameters);
+      // notify.sh has the exit code of its command.
+      assert.equal(await example.code, name === "notify.sh" ? 0 : 2, wrong);
+      assert.match(example.stderr, line);
+    }
+    await ana.revoke();
+    const late = new Example(t, name, link, ...parameters);
+    await late.code;
+    assert.match(late.stderr, SENTENCE);
+  });
+}
 
 test("bot.sh answers pings, and gives its seat back at Ctrl-C", async (t) => {
   const server = await startServer(t);
@@ -84,14 +119,35 @@ test("bot.sh answers pings, and gives its seat back at Ctrl-C", async (t) => {
   assert.equal(bot.stderr, "");
 });
 
-test("bot.sh ends when the chat does", async (t) => {
+test("bot.sh says why and exits with 1 when the chat ends", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const bot = new Example(t, "bot.sh", await linkOf(ana));
   await until(() => server.app.chats.count().waiters === 1, "the bot to listen");
   await ana.end();
-  assert.equal(await bot.code, 0);
-  assert.equal(bot.stderr + bot.stdout, "");
+  assert.equal(await bot.code, 1);
+  assert.deepEqual([bot.stdout, bot.stderr], ["", "This chat has ended.\n"]);
+});
+
+test("bot.sh says why and exits with 1 when the server restarts", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const bot = new Example(t, "bot.sh", await linkOf(ana));
+  await until(() => server.app.chats.waiting === 1, "the bot to listen");
+  await server.app.stop();
+  assert.equal(await bot.code, 1);
+  assert.match(bot.stderr, SENTENCE);
+});
+
+test("bot.sh says that the connection was lost, and exits with 1", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const bot = new Example(t, "bot.sh", await linkOf(ana));
+  await until(() => server.app.chats.waiting === 1, "the bot to listen");
+  server.agent.destroy();
+  server.app.server.closeAllConnections();
+  assert.equal(await bot.code, 1);
+  assert.equal(bot.stderr, "The connection to the server was lost.\n");
 });
 
 for (const [script, code, how] of [
@@ -125,13 +181,13 @@ test("notify.sh runs its command under a name that is taken, and where there is 
   await server.join(ana.chatId, { invite_token: link.split("#invite=")[1] });
   const second = new Example(t, "notify.sh", link, "false");
   assert.equal(await second.code, 1);
-  assert.match(second.stderr, /409/);
+  assert.match(second.stderr, SENTENCE);
 });
 
 test("notify.sh without a command says what it wants", async (t) => {
   const wrong = new Example(t, "notify.sh", "http://x/y#invite=z");
   assert.notEqual(await wrong.code, 0);
-  assert.match(wrong.stderr, /usage: .*notify\.sh <magic link> <command>/);
+  assert.match(wrong.stderr, /usage: .*notify\.sh '<magic link>' <command>/);
 });
 
 test("bot.py answers once each, over a lost connection and through the rate limit, and leaves at Ctrl-C", async (t) => {
