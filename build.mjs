@@ -57,7 +57,8 @@ function writeBuilt(name, bytes) {
   const file = path(`dist/${name}`);
   if (existsSync(file) && readFileSync(file).equals(bytes)) return;
   try {
-    mkdirSync(path("dist/"), { recursive: true });
+    // Not by `recursive`, whose error on a read-only file system is another one.
+    if (!existsSync(path("dist/"))) mkdirSync(path("dist/"));
     writeFileSync(file, bytes);
   } catch (error) {
     console.error(`dist/${name} is missing or older than the source, and cannot be written (${error.code}).`);

@@ -18,6 +18,7 @@ const INSIDE = [
   "page",
   "rates", // what is at once is so by a clock that stands still
   "states",
+  "docs",
   "develop", // the build and what runs it
   "executable", // is about the executable anyway
   "examples", // what they did is looked at inside
