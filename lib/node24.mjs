@@ -27,8 +27,12 @@ export function runNode24(args) {
     // Windows sends Ctrl+C to the child too, and has no other signals: there, kill() would stop the child at once.
     process.on(signal, () => system === "win" || child.kill(signal));
   }
+  // npm sends a signal to the shell that runs its script, and most shells end without passing it on.
+  const { ppid } = process;
+  const watch = process.env.npm_lifecycle_event && setInterval(() => process.ppid === ppid || child.kill(), 250);
   child.on("error", () => explain(name));
   child.on("exit", (code, signal) => {
+    clearInterval(watch);
     if (signal === null) process.exit(code);
     process.removeAllListeners(signal);
     process.kill(process.pid, signal);

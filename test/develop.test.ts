@@ -3,13 +3,14 @@
 
 import assert from "node:assert/strict";
 import { type ChildProcessByStdio, spawn } from "node:child_process";
+import { once } from "node:events";
 import { cpSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Readable } from "node:stream";
 import { test, type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
 import { missingLibraries, packagesOf } from "./browser.ts";
-import { type Ended, LOCAL, plainEnvironment, temporaryFolder, until } from "./helpers.ts";
+import { type Ended, LOCAL, plainEnvironment, SECOND, temporaryFolder, until } from "./helpers.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const SOURCE = ["server.ts", "client.ts", "index.html", "build.mjs", "package.json", "lib", "docs"];
@@ -148,13 +149,29 @@ test(
   async (t) => {
     const folder = copyLauncher(t);
     const patient =
-      "process.on(process.argv[1], () => process.exit(7)); setInterval(() => {}, 1000); console.log('ready')";
+      "process.on(process.argv[1], () => process.exit(7)); setInterval(() => {}, 1000); console.log('ready', process.pid)";
     for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
       const script = launch(t, folder, "--eval", patient, signal);
       await script.prints(/ready/);
       script.child.kill(signal);
       assert.equal((await script.ended).code, 7, signal);
     }
+
+    // npm's shell, which passes nothing on: its end is the signal.
+    const shell = `"$@"; exit`;
+    const ready = [process.execPath, "lib/node24.mjs", "--eval", patient, "SIGTERM"];
+    const npm = spawn("sh", ["-c", shell, "sh", ...ready], {
+      cwd: folder,
+      env: { ...plainEnvironment(), npm_lifecycle_event: "start" },
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    const [said] = await once(npm.stdout.setEncoding("utf8"), "data");
+    npm.kill("SIGTERM");
+    // The output ends with the last process that could write it.
+    await once(npm.stdout.resume(), "end", { signal: AbortSignal.timeout(5 * SECOND) }).finally(() => {
+      if (npm.stdout.readable) process.kill(Number(/\d+/.exec(said)?.[0]), "SIGKILL");
+    });
+
     const script = launch(t, folder, "--eval", "process.kill(process.pid, 'SIGKILL')");
     assert.equal((await script.ended).signal, "SIGKILL");
   },

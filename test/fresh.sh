@@ -28,13 +28,10 @@ install_tools() {
 }
 package=node-linux-$(node --print process.arch)
 
-# Stops npm, and waits for everything that it has started.
+# Stops npm, and waits for everything that it has started: the output ends with the last process that could write it.
 stop_npm() {
-  local code=0 line
   kill -TERM "$program"
-  while read -r -t 10 -u "$output" line; do :; done || code=$?
-  # The output ends with the last process that could write it; above 128 the time was over.
-  [ "$code" -le 128 ] || { echo "Something of npm start is still running." >&2; return 1; }
+  timeout 10 cat <&"$output" >/dev/null || { echo "Something of npm start is still running." >&2; return 1; }
   program=
   exec {output}<&-
 }
