@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Does the executable run where there is nothing, and where it may do nothing? Makes a minimal Debian 12 in a
 # temporary folder, runs it in there as root, as nobody, and as nobody on a root file system that is mounted
-# read-only; each time holds a chat with it from outside, and stops it. Also starts it where there is no network.
+# read-only; each time holds a chat with it from outside, and stops it. Then starts it without a network.
 #
 #   test/debian.sh [EXECUTABLE]     needs root, debootstrap, unshare, curl, jq and the network
 set -euo pipefail

@@ -1,5 +1,5 @@
-// What a contributor runs before any test: the build, the launcher of the npm scripts, and `npm run dev`. Each in a
-// copy of the source.
+// The tools of a contributor: the build, the launcher of the npm scripts, `npm run dev`, and the check of the browser.
+// Each test works in a copy of the source.
 
 import assert from "node:assert/strict";
 import { type ChildProcessByStdio, spawn } from "node:child_process";
@@ -68,7 +68,7 @@ test("a second build of the same source writes nothing", async (t) => {
 
 test("a build that cannot be written ends in one line", async (t) => {
   const folder = copySource(t);
-  // A file where the folder should be stops root, too.
+  // A file in the folder's place stops even root.
   writeFileSync(join(folder, "dist"), "");
   const { code, stdout, stderr } = await new Script(t, folder, "build.mjs").ended;
   assert.deepEqual([code, stdout], [1, ""]);
@@ -117,7 +117,7 @@ function copyLauncher(t: TestContext): string {
   return folder;
 }
 
-/** Runs Node, which takes itself for an old one, with the launcher and these arguments behind it. */
+/** Runs the launcher with these arguments, on a Node that claims to be an old one. */
 function launch(t: TestContext, folder: string, ...parameters: string[]): Script {
   return new Script(t, folder, "--import", OLD, "lib/node24.mjs", ...parameters);
 }

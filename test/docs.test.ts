@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 
 const ROOT = new URL("../", import.meta.url);
 
-/** The lines to paste that a document shows: its blocks for a shell, or in a plain text what is indented. */
+/** The lines that a document shows for pasting: its shell blocks, or the indented lines of a plain text. */
 function shellBlocks(name: string): string[] {
   const text = readFileSync(new URL(name, ROOT), "utf8").replaceAll("\r\n", "\n");
   if (name.endsWith(".txt")) return [text.replaceAll(/^\S.*/gm, "")];
@@ -17,7 +17,7 @@ function shellBlocks(name: string): string[] {
 
 /** The lines with a word that begins with # outside of quotes. */
 function commentsIn(block: string): string[] {
-  // What is quoted goes, but for its line ends.
+  // Drop quoted text, but keep its line ends.
   const bare = block.replaceAll(/'[^']*'|"(?:\\.|[^"\\])*"/g, (quoted) => `"${quoted.replaceAll(/[^\n]/g, "")}"`);
   const lines = block.split("\n");
   return bare.split("\n").flatMap((line, index) => (/(?:^|\s)#/.test(line) ? [lines[index] ?? ""] : []));
@@ -30,7 +30,7 @@ for (const name of documents.map((each) => each.replaceAll("\\", "/"))) {
   });
 }
 
-test("a comment is told from a # in quotes or in a word", () => {
+test("a # in quotes or inside a word is no comment", () => {
   assert.deepEqual(
     ["# one", "two # to\nthree", `say 'it # is' "a # \\" # b"  #four`, `five "a#b" \${x##*-} c#d`].flatMap(commentsIn),
     ["# one", "two # to", `say 'it # is' "a # \\" # b"  #four`],

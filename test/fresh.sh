@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Does a fresh checkout start with the Node and the npm that people have? For each pair, makes a copy of the checkout,
 # runs `npm ci && npm start`, holds a chat with it, stops npm, and runs a part of the tests. One of the copies is then
-# started read-only, built and not built. Prints a table of what came of it.
+# started read-only, built and not built. Prints a table of the outcomes.
 #
 #   test/fresh.sh     needs Linux, npm, curl, jq and the network, and root or sudo to mount
 set -euo pipefail
@@ -39,7 +39,7 @@ stop_npm() {
 try_pair() {
   install_tools "$1" "$2"
   checkout=$tools/party
-  # What a command in the copy begins with.
+  # The start of each command that runs in the copy.
   fresh=(env --chdir "$checkout" "PATH=$tools:/usr/sbin:/usr/bin:/sbin:/bin")
   mkdir "$checkout"
   tar -c --exclude=./dist --exclude=./node_modules --exclude=./.git . | tar -x -C "$checkout"

@@ -22,7 +22,7 @@ import {
   until,
 } from "./helpers.ts";
 
-/** What a program imports to find itself without a network: no interface but its own, and no route anywhere. */
+/** Imported by a program, this hides the network from it: no interfaces, and no route anywhere. */
 const NO_NETWORK = `data:text/javascript,${encodeURIComponent(`
   import dgram from "node:dgram";
   import os from "node:os";
