@@ -15,11 +15,10 @@
 //
 // The same source gives the same bytes, in whatever folder and on whatever day.
 
-// Said before anything is imported: an old Node would otherwise end in a stack from somewhere inside.
-if (Number(process.versions.node.split(".")[0]) < 24) {
-  console.error(`Watch Party needs Node.js 24 or newer; this is ${process.versions.node}.`);
-  process.exit(1);
-}
+import { isOld, runNode24 } from "./lib/node24.mjs";
+
+// Before the other imports, which an old Node may not manage.
+if (isOld) await runNode24(process.argv.slice(1));
 
 const { execFileSync } = await import("node:child_process");
 const { createHash } = await import("node:crypto");
@@ -40,7 +39,6 @@ if (flags.package) await packageServer();
 else await buildAll();
 
 async function buildAll() {
-  mkdirSync(path("dist/"), { recursive: true });
   const assets = {
     version,
     ...(await buildPage()),
@@ -52,8 +50,25 @@ async function buildAll() {
     bannerHint: read("docs/banner-hint.txt"),
     metrics: read("docs/metrics.txt"),
   };
-  writeFileSync(path("dist/assets.json"), JSON.stringify(assets));
-  await bundleServer();
+  writeBuilt("assets.json", Buffer.from(JSON.stringify(assets)));
+  writeBuilt("server.cjs", await bundleServer());
+}
+
+/**
+ * Writes a file of dist/ unless it has these bytes already. So a read-only checkout that is built can be started, and
+ * executables newer than dist/server.cjs are up to date.
+ */
+function writeBuilt(name, bytes) {
+  const file = path(`dist/${name}`);
+  if (existsSync(file) && readFileSync(file).equals(bytes)) return;
+  try {
+    // Not by `recursive`, whose error on a read-only file system is another one.
+    if (!existsSync(path("dist/"))) mkdirSync(path("dist/"));
+    writeFileSync(file, bytes);
+  } catch (error) {
+    console.error(`dist/${name} is missing or older than the source, and cannot be written (${error.code}).`);
+    process.exit(1);
+  }
 }
 
 /** The page as one document: style and script inlined, and allowed by their hashes alone. */
@@ -106,18 +121,19 @@ function buildOpenapi() {
 }
 
 async function bundleServer() {
-  await build({
+  const result = await build({
     ...options("server.ts", "cjs"),
     platform: "node",
     target: "node24",
     minify: false,
     // CommonJS has no import.meta; what is bundled here is always the program.
     define: { "import.meta.main": "true" },
-    outfile: path("dist/server.cjs"),
+    write: false,
     banner: {
       js: `if(+process.versions.node.split(".")[0]<24){console.error("Watch Party needs Node.js 24 or newer; this is "+process.versions.node+".");process.exit(1)}`,
     },
   });
+  return Buffer.from(result.outputFiles[0].contents);
 }
 
 async function bundleText(entry, format) {
@@ -149,13 +165,14 @@ function options(entry, format) {
   };
 }
 
-/** dist/server.cjs as executables, and what belongs to them; what an earlier run has left is no part of it. */
+/** dist/server.cjs as executables, and what belongs to them. A release holds nothing that an earlier run has left. */
 async function packageServer() {
-  for (const name of readdirSync(path("dist/"))) if (isReleased(name)) rmSync(path(`dist/${name}`));
+  const isRelease = flags.all || flags.archive;
+  if (isRelease) for (const name of readdirSync(path("dist/"))) if (isReleased(name)) rmSync(path(`dist/${name}`));
   const own = `${{ win32: "win", darwin: "macos" }[process.platform] ?? process.platform}-${process.arch}`;
   const platforms = flags.all ? ["linux-x64", "linux-arm64", "win-x64"] : [own];
   await makeExecutables(platforms);
-  if (!flags.all && !flags.archive) return;
+  if (!isRelease) return;
   writeFileSync(path(`dist/${thirdPartyName()}`), thirdPartyLicenses());
   await Promise.all(platforms.map(makeArchive));
   const names = readdirSync(path("dist/")).filter(isReleased).toSorted();

@@ -5,6 +5,7 @@
 // macOS and Windows an installed Chrome or Edge.
 
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import type { TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
@@ -34,6 +35,44 @@ export async function launchBrowser(fonts: "its own" | "this machine's" = "its o
     }
   }
   throw new Error(NO_BROWSER);
+}
+
+/** Why the browser does not start, and what helps, in one sentence; undefined if it starts. */
+export async function explainBrowser(): Promise<string | undefined> {
+  try {
+    await (await launchBrowser()).close();
+    return undefined;
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    if (process.platform !== "linux") return reason;
+    const missing = missingLibraries(spawnSync("ldd", [`${await unpackChromium()}/chromium`]).stdout?.toString() ?? "");
+    if (missing.length === 0) return `Chromium, which the page's tests need, does not start here: ${reason}`;
+    const command = `apt-get update && apt-get install -y ${packagesOf(missing).join(" ")}`;
+    return `Chromium, which the page's tests need, lacks ${missing.join(", ")}: on Debian or Ubuntu, run \`${command}\` as root.`;
+  }
+}
+
+/** The libraries that ldd(1) did not find. */
+export function missingLibraries(ldd: string): string[] {
+  return Array.from(ldd.matchAll(/^\s*(\S+) => not found$/gm), ([, name = ""]) => name).toSorted();
+}
+
+/** Libraries whose Debian package has another name than they. */
+const SHARED_PACKAGES = new Map([
+  ["libnssutil3.so", "libnss3"],
+  ["libsmime3.so", "libnss3"],
+  ["libplc4.so", "libnspr4"],
+  ["libplds4.so", "libnspr4"],
+]);
+
+/** The Debian packages of some libraries, by Debian's rule for their names (Policy Manual, section 8.1). */
+export function packagesOf(libraries: string[]): string[] {
+  const names = libraries.map((library) => {
+    const [, name = library, version = ""] = /^(.+)\.so\.?(\d*)/.exec(library) ?? [];
+    const hyphen = /\d$/.test(name) && version !== "" ? "-" : "";
+    return SHARED_PACKAGES.get(library) ?? `${name}${hyphen}${version}`.toLowerCase().replaceAll("_", "-");
+  });
+  return [...new Set(names)];
 }
 
 /**

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Does the executable run where there is nothing, and where it may do nothing? Makes a minimal Debian 12 in a
 # temporary folder, runs it in there as root, as nobody, and as nobody on a root file system that is mounted
-# read-only; each time holds a chat with it from outside, and stops it.
+# read-only; each time holds a chat with it from outside, and stops it. Then starts it without a network.
 #
 #   test/debian.sh [EXECUTABLE]     needs root, debootstrap, unshare, curl, jq and the network
 set -euo pipefail
@@ -34,6 +34,10 @@ for user in root:root nobody:nogroup; do
   stop_program
   echo "It runs as $user: page, chat, and exit code 0 on SIGTERM."
 done
+
+start_program unshare --net env -i "$chroot" --userspec=nobody:nogroup "$debian" /watch-party --port 0
+stop_program
+echo "It starts without a network."
 
 # All of it read-only, /tmp and /dev/shm too, and no /proc: a bind mount in a mount namespace of its own.
 start_program unshare --mount bash -c '

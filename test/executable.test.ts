@@ -28,7 +28,8 @@ const env = Object.fromEntries(Object.entries(plainEnvironment()).filter(([name]
 
 before(() => {
   const made = statSync(EXECUTABLE, { throwIfNoEntry: false });
-  if (made && made.mtimeMs > statSync(`${ROOT}dist/server.cjs`).mtimeMs) return;
+  const parts = ["dist/server.cjs", "build.mjs", "package.json"].map((name) => statSync(ROOT + name).mtimeMs);
+  if (made && made.mtimeMs > Math.max(...parts)) return;
   execFileSync(process.execPath, ["build.mjs", "--package"], { cwd: ROOT, stdio: "pipe" });
 });
 

@@ -137,6 +137,16 @@ test("made anew in another folder, time zone and umask, from elsewhere, it is th
   for (const [name, sum] of there) assert.equal(sum, here.get(name), name);
 });
 
+test("a build and a new executable for this machine leave the rest of a release as it is", () => {
+  const names = readdirSync(DIST);
+  const sums = readSums(DIST);
+  for (const flags of [[], ["--package"]]) {
+    execFileSync(process.execPath, [`${ROOT}build.mjs`, ...flags], { stdio: "pipe" });
+  }
+  assert.deepEqual(readdirSync(DIST), names);
+  assert.deepEqual(readSums(DIST), sums);
+});
+
 /** What SHA256SUMS says of each name, having looked whether it is so. */
 function readSums(folder: string): Map<string, string> {
   const lines = readFileSync(`${folder}SHA256SUMS`, "utf8").trimEnd().split("\n");

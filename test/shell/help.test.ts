@@ -1,10 +1,10 @@
-// The lines that GET / shows, pasted into a shell. They need sh, curl and jq.
+// The lines that the start prints and that GET / shows, pasted into a shell. They need sh, curl and jq.
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import test from "node:test";
 import { promisify } from "node:util";
-import { assertDone, record, startServer, type TestServer } from "../helpers.ts";
+import { assertDone, Program, record, startServer, stringOf, type TestServer } from "../helpers.ts";
 
 test("what the help shows works when pasted into a shell", async (t) => {
   const server = await startServer(t);
@@ -24,6 +24,13 @@ test("what the help shows works when pasted into a shell", async (t) => {
   const streamed = promisify(execFile)("sh", ["-c", `${names}${stream}`]);
   await pingPong(server, path, token, `${names}${bot}`);
   assert.equal((await streamed).stdout, "Ana: ping\nBot: pong\n");
+});
+
+test("the curl line that is printed at the start works when pasted into a shell", async (t) => {
+  const program = await Program.start(t);
+  const command = /curl .*/.exec(program.stdout)?.[0] ?? "";
+  const { stdout } = await promisify(execFile)("sh", ["-c", `${command} -s`]);
+  assert.equal(stringOf(record(JSON.parse(stdout)), "username"), "Guest 1");
 });
 
 /** Runs the help's bot beside a stream, pings it, waits for its pong, and ends it by ending the chat. */
