@@ -133,7 +133,7 @@ test("bot.sh says why and exits with 1 when the server restarts", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const bot = new Example(t, "bot.sh", await linkOf(ana));
-  await until(() => server.app.chats.waiting === 1, "the bot to listen");
+  await until(() => server.app.chats.count().waiters === 1, "the bot to listen");
   await server.app.stop();
   assert.equal(await bot.code, 1);
   assert.match(bot.stderr, SENTENCE);
@@ -143,7 +143,7 @@ test("bot.sh says that the connection was lost, and exits with 1", async (t) => 
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const bot = new Example(t, "bot.sh", await linkOf(ana));
-  await until(() => server.app.chats.waiting === 1, "the bot to listen");
+  await until(() => server.app.chats.count().waiters === 1, "the bot to listen");
   server.agent.destroy();
   server.app.server.closeAllConnections();
   assert.equal(await bot.code, 1);
