@@ -23,7 +23,7 @@
  *    5. A chat never has more than six members, however many join at once, and no two share a name.
  *    6. Without a valid token the server reveals nothing about a chat, not even whether it exists.
  *    7. A token works for one purpose, in one chat, in one spelling, until it expires or its seat is freed.
- *    8. What expires is freed on time, not at the next request.
+ *    8. Expired seats and chats are freed on time, not at the next request.
  *    9. Any input gets an answer from ERRORS at worst: no stack trace, no hang, and no effect on other clients.
  *   10. No token, name, key or message reaches a log, and nothing reaches a disk.
  *   11. A reader who disconnects leaves nothing behind.
@@ -255,7 +255,7 @@ interface RequestContext {
   bodyExample: string;
 }
 
-/** What a handler returns. Only `sendReply` writes it. */
+/** A handler's result. Only `sendReply` writes it. */
 interface Reply {
   readonly kind: "reply";
   readonly status: number;
@@ -264,7 +264,7 @@ interface Reply {
 }
 type ReplyHeaders = Record<string, string | number>;
 
-/** What the server keeps per open connection. */
+/** Bookkeeping per open connection. */
 interface Connection {
   /** The weight of its queued requests: see `queueWeight`. */
   queuedBytes: number;
@@ -566,7 +566,7 @@ function readSeatKey(context: RequestContext, scope: string): string | undefined
 
 type Poll = Pick<Waiter, "since" | "wait" | "isStream" | "browser" | "isVisible">;
 
-/** What a reader asks for: the query parameters `since`, `wait`, `browser` and `visible`. */
+/** A reader's wishes: the query parameters `since`, `wait`, `browser` and `visible`. */
 function readPoll(context: RequestContext, cursor: number): Poll {
   const query = new URLSearchParams(context.query);
   const isLatest = query.get("since") === "latest";
@@ -919,7 +919,7 @@ export class Chats {
     return json;
   }
 
-  /** What this member posted with this key, if remembered. @throws ApiError invalid_key for another text */
+  /** The message this member posted with this key, if remembered. @throws ApiError invalid_key for another text */
   findPost(member: Member, key: string | undefined, raw: unknown): MessageView | undefined {
     const post = member.postsByKey?.get(key ?? "");
     if (!post || !this.#isFresh(post.sentAt)) return undefined;
@@ -1116,7 +1116,7 @@ function constantTimeEqual(a: string, b: string): boolean {
 }
 
 /* ---- Text --------------------------------------------------------------------------------------------
- * What a name and a message may contain, by Unicode properties only: no lists of characters of our own.
+ * The rules for names and messages, by Unicode properties only: no lists of characters of our own.
  * Pure functions. */
 
 const segmenter = new Intl.Segmenter();
@@ -1645,7 +1645,7 @@ async function stopServer(server: http.Server, state: ServerState): Promise<void
 
 const SWITCH = { type: "boolean", pattern: /^(?:1|0|true|false)$/, needs: "1, true, 0 or false" } as const;
 
-/** What each flag's value must be. docs/usage.txt, the text of --help, says what each flag does. */
+/** The valid values of each flag. docs/usage.txt, the text of --help, explains the flags. */
 export const FLAGS = {
   port: { type: "string", pattern: /^[0-9]{1,5}$/, needs: "a number from 0 to 65535" },
   host: { type: "string", pattern: /^[^\s/]+$/, needs: "an address of this machine, such as 127.0.0.1" },
@@ -1852,7 +1852,7 @@ export function rankAddresses(interfaces: ReturnType<typeof networkInterfaces>, 
   return found.toSorted((a, b) => rank(a) - rank(b));
 }
 
-/** What is printed at start, for people, phones and scripts. The text is docs/banner.txt. */
+/** The text printed at start, for people, phones and scripts, after docs/banner.txt. */
 function banner(settings: Settings, port: number, lan: LanAddress[]): string {
   const places = listPlaces(settings, port, lan);
   const first = places[0]?.url ?? "";
