@@ -460,10 +460,8 @@ function showHelp(context: RequestContext): Reply {
 /** Prometheus text format, version 0.0.4, after docs/metrics.txt. Only sums: no ids and no names. */
 function showMetrics({ state }: RequestContext): Reply {
   const { chats, errorCounts, loopDelay, loopDelayTotal: total } = state;
-  // Node records the whole interval between two ticks, so a tick is subtracted.
-  const toSeconds = (nanoseconds: number): number => Math.max(0, nanoseconds / 1e9 - LOOP_TICK_MS / SECOND);
-  const [p50, p90, p99] = [50, 90, 99].map((percent) => toSeconds(loopDelay.percentile(percent)));
-  if (loopDelay.count > 0) total.seconds += toSeconds(loopDelay.mean) * loopDelay.count;
+  const [p50, p90, p99] = [50, 90, 99].map((percent) => toDelay(loopDelay.percentile(percent)));
+  if (loopDelay.count > 0) total.seconds += toDelay(loopDelay.mean) * loopDelay.count;
   total.count += loopDelay.count;
   loopDelay.reset();
   const { rss: resident, heapUsed } = process.memoryUsage();
@@ -472,6 +470,11 @@ function showMetrics({ state }: RequestContext): Reply {
   const build = { version: assets.version, node: process.versions.node };
   const values = { ...chats.count(), errors: errors.join(""), ...delay, ...build, startTime, resident, heapUsed };
   return textReply(fillTemplate(assets.metrics, values), "; version=0.0.4");
+}
+
+/** Nanoseconds to seconds, less one tick: Node records the whole interval between two ticks. */
+function toDelay(nanoseconds: number): number {
+  return Math.max(0, nanoseconds / 1e9 - LOOP_TICK_MS / SECOND);
 }
 
 const LOOP_TICK_MS = 10;
@@ -1860,14 +1863,15 @@ function banner(settings: Settings, port: number, lan: LanAddress[]): string {
   const width = Math.max(...places.map(({ url }) => url.length));
   const { isTTY, columns } = process.stdout;
   const bold = (text: string): string => (isTTY && !process.env["NO_COLOR"] ? `\x1b[1m${text}\x1b[0m` : text);
+  // Wi-Fi is no concern of a server on loopback alone, nor of a public one.
+  const isForPhones = !isLoopback(hostname) && (settings.url === undefined || PRIVATE.test(hostname));
   const isMoved = settings.port === undefined && port !== DEFAULT_PORT;
   return fillTemplate(assets.banner, {
     version: assets.version,
     addresses: places.map(({ url, label }) => `  ${bold(url.padEnd(width))}  ${label}\n`).join(""),
     moved: isMoved ? `Port ${DEFAULT_PORT} is in use, so this is port ${port}.\n` : "",
     qr: isTTY && !isLoopback(hostname) ? terminalQr(first, columns) : "",
-    // Wi-Fi is no concern of a server on loopback alone, nor of a public one.
-    hint: PRIVATE.test(hostname) ? assets.bannerHint : "",
+    hint: isForPhones ? assets.bannerHint : "",
     first,
   });
 }
