@@ -211,7 +211,7 @@ interface Waiter {
 type WaitEnd = "answer" | "retry" | ErrorCode;
 
 export interface AppOptions {
-  /** 32 bytes that sign tokens. Random if not given. */
+  /** 32 bytes that sign tokens. Random if missing. */
   secret?: Buffer;
   /** Milliseconds since 1970. */
   now?: () => number;
@@ -308,10 +308,8 @@ interface RouteRules {
 }
 type Route = RouteRules & (PublicRoute | MemberRoute);
 type PublicRoute = { caller: "anyone"; handle: (context: RequestContext) => Reply };
-type MemberRoute = {
-  caller: "member" | "creator";
-  handle: (context: RequestContext, member: Member) => Reply | Waiter;
-};
+type MemberRoute = { caller: "member" | "creator"; handle: MemberHandler };
+type MemberHandler = (context: RequestContext, member: Member) => Reply | Waiter;
 
 const CREATE_EXAMPLE = '{"username": "Ana"}';
 const JOIN_EXAMPLE = '{"invite_token": "INVITE_TOKEN", "username": "Ana"}';
@@ -1360,11 +1358,9 @@ function readBody(context: RequestContext, res: ServerResponse, run: () => Reply
       return run();
     });
   };
-  const announced = Number(context.headers["content-length"] ?? 0);
-  if (announced > LIMITS.bodyBytes) {
-    size = announced;
-    return finish();
-  }
+  size = Number(context.headers["content-length"] ?? 0);
+  if (size > LIMITS.bodyBytes) return finish();
+  size = 0;
   state.pendingBodies += 1;
   res.req.once("close", () => (state.pendingBodies -= 1));
   res.req.on("data", (chunk: Buffer) => {
@@ -1646,17 +1642,14 @@ async function stopServer(server: http.Server, state: ServerState): Promise<void
   server.closeAllConnections();
 }
 
+const EXAMPLE_URL = "https://chat.example.org";
 const SWITCH = { type: "boolean", pattern: /^(?:1|0|true|false)$/, needs: "1, true, 0 or false" } as const;
 
 /** The valid values of each flag. docs/usage.txt, the text of --help, explains the flags. */
 export const FLAGS = {
   port: { type: "string", pattern: /^[0-9]{1,5}$/, needs: "a number from 0 to 65535" },
   host: { type: "string", pattern: /^[^\s/]+$/, needs: "an address of this machine, such as 127.0.0.1" },
-  url: {
-    type: "string",
-    pattern: /^https?:\/\/[^\s/?#@]+\/?$/i,
-    needs: "a scheme and a host without a path, such as https://chat.example.org",
-  },
+  url: { type: "string", pattern: /^https?:\/\/[^\s/?#@]+\/?$/i, needs: `a scheme and a host, such as ${EXAMPLE_URL}` },
   "tls-cert": { type: "string", pattern: /./, needs: "the path of a file" },
   "tls-key": { type: "string", pattern: /./, needs: "the path of a file" },
   "trust-proxy": SWITCH,
