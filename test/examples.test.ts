@@ -200,7 +200,7 @@ test("overlay.html takes size, number of lines and name from its address, and an
   await ana.remove(at(members, 1).id);
   // Two lines are there before it as well.
   await page.waitForFunction(() => document.querySelector("p:last-of-type")?.textContent.startsWith("Overlay"));
-  assert.match(at(await shown(page, 2), 1), /^Overlay.*ended before its time/);
+  assert.match(at(await shown(page, 2), 1), /^Overlay.*token has been revoked/);
   await page.reload();
   await until(() => server.app.chats.count().waiters === 1, "the overlay to listen again");
   assert.equal(at((await ana.read()).members, 1).username, "TV & radio");

@@ -112,7 +112,7 @@ test("the executable runs no code that NODE_OPTIONS names, and starts whatever i
   }
 });
 
-const [, START = ""] = packageJson.scripts.start.split(" && node ");
+const [, START = ""] = packageJson.scripts.start.split("lib/node24.mjs ");
 for (const [name, ...command] of [
   ["the executable", EXECUTABLE],
   ["`npm start`", process.execPath, ...START.split(" ")],
