@@ -15,6 +15,7 @@ const INSIDE = [
   "connection", // the page in a browser, which is the same page
   "page",
   "rates", // what is at once is so by a clock that stands still
+  "release", // documents
   "states",
   "executable", // is about the executable anyway
   "examples", // what they did is looked at inside
