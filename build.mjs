@@ -33,7 +33,7 @@ const path = (name) => fileURLToPath(new URL(name, import.meta.url));
 const read = (name) => readFileSync(path(name), "utf8");
 const { version, description, optionalDependencies } = JSON.parse(read("package.json"));
 
-/** What an archive holds beside the executable: files, and folders with all the files right inside them. */
+/** The files in an archive besides the executable. A folder stands for the files right inside it. */
 const ARCHIVED = ["README.md", "LICENSE", "CHANGELOG.md", "deploy/", "examples/"].concat(
   ["hosting.md", "scaling.md", "api.md", "openapi.json", "performance.md", "performance.svg"].map((n) => `docs/${n}`),
   ["docs/chat.png", "docs/chat-phone.png"],

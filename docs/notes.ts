@@ -2,7 +2,7 @@
 
 import { readFileSync } from "node:fs";
 
-/** What a changelog says of a version, without its heading. @throws Error if there is no dated section of the version, or an empty one */
+/** Returns the section of a version without its heading. @throws Error if the section is missing, empty or without a date */
 export function releaseNotes(changelog: string, version: string): string {
   const sections = changelog.split(/^## /m).slice(1);
   const section = sections.find((each) => each.startsWith(`[${version}]`));

@@ -1,4 +1,4 @@
-// What a release says of itself: its version stands in one place, and the changelog becomes its notes.
+// The version stands in one place, and the changelog becomes the notes of a release.
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -18,7 +18,7 @@ test("no document but the changelog repeats the version, nor names a release's f
   const names = tracked
     .toString()
     .split("\0")
-    .filter((name) => /\.(png|svg)$/.test(name) === false && name !== "");
+    .filter((name) => name !== "" && !/\.(png|svg)$/.test(name));
   assert.ok(names.includes("README.md") && names.includes("docs/hosting.md"), names.join());
   for (const name of names.filter((each) => each !== "CHANGELOG.md")) {
     const text = read(name);

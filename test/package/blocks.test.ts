@@ -1,7 +1,7 @@
 // The shell blocks of README.md and docs/hosting.md, run literally and in order, in sh and in zsh. A folder with the
 // files of dist/ stands for the downloads from the release page.
 //
-// Each runs in namespaces of its own: port 8080 is free there, `sudo` is allowed, and what is installed into /etc and
+// Each section runs in new namespaces: port 8080 is free there, `sudo` is allowed, and what is installed into /etc and
 // /usr/local/bin is gone afterwards. Only the blocks of a clone have the network, which `npm ci` needs.
 
 import assert from "node:assert/strict";
@@ -35,15 +35,15 @@ done`,
 };
 
 test("every shell block of README.md and docs/hosting.md is run, or listed with the reason why not", () => {
-  const blocks = DOCUMENTS.flatMap((document) => readBlocks(document).map((block) => ({ document, ...block })));
+  const blocks = DOCUMENTS.flatMap(readBlocks);
   assert.ok(blocks.length > 8, `${blocks.length} blocks`);
-  for (const { document, ...block } of blocks) {
-    const count = SECTIONS.filter((each) => each.document === document && isPartOf(block, each)).length;
+  for (const block of blocks) {
+    const count = SECTIONS.filter((section) => isPartOf(block, section)).length;
     const isListed = (block.lines[0] ?? "") in NOT_RUN;
-    assert.equal(count, isListed ? 0 : 1, `${document}, ${block.heading}: ${block.lines.join("; ")}`);
+    assert.equal(count, isListed ? 0 : 1, `${block.document}, ${block.heading}: ${block.lines.join("; ")}`);
   }
-  const first = blocks.map(({ lines }) => lines[0]);
-  for (const line of Object.keys(NOT_RUN)) assert.ok(first.includes(line), `No block begins with: ${line}`);
+  const first = new Set(blocks.map(({ lines }) => lines[0]));
+  for (const line of Object.keys(NOT_RUN)) assert.ok(first.has(line), `No block begins with: ${line}`);
 });
 
 for (const shell of ["sh", "zsh"]) {
@@ -60,7 +60,7 @@ for (const shell of ["sh", "zsh"]) {
   }
 }
 
-/** Brings the loopback interface up and lays folders of its own over those that a block writes to. */
+/** Brings the loopback interface up and mounts temporary folders over those that a block writes to. */
 const ISOLATE = `
 ip link set lo up
 mount -t tmpfs none "$0"

@@ -1,4 +1,4 @@
-// Runs the shell blocks of one section of a document line by line, as somebody pastes them into a terminal:
+// Runs the shell blocks of one section of a document line by line, as a reader pastes them into a terminal:
 //
 //   node test/package/blocks.ts SHELL DOCUMENT HEADING PLACE
 //
@@ -41,6 +41,7 @@ export const NOT_RUN: Readonly<Record<string, string>> = {
 };
 
 export interface Block {
+  document: string;
   heading: string;
   place: Place;
   lines: string[];
@@ -57,7 +58,7 @@ export function readBlocks(document: string): Block[] {
         .split("\n")
         .map((line) => line.trim());
       const place = code.startsWith("npm ") ? "clone" : document === "README.md" ? "downloads" : "archive";
-      return { heading, place, lines: lines.filter(Boolean) };
+      return { document, heading, place, lines: lines.filter(Boolean) };
     });
   });
 }
@@ -65,7 +66,8 @@ export function readBlocks(document: string): Block[] {
 /** Whether a block belongs to a section. One that needs the running program also needs the archive's folder. */
 export function isPartOf(block: Block, section: Section): boolean {
   const place = section.isServed ? "downloads" : section.place;
-  return block.heading === section.heading && block.place === place && !((block.lines[0] ?? "") in NOT_RUN);
+  const isHere = block.document === section.document && block.heading === section.heading && block.place === place;
+  return isHere && !((block.lines[0] ?? "") in NOT_RUN);
 }
 
 /** A shell that is fed one line after the other. */
@@ -148,14 +150,16 @@ function leavesBelow(root: number): number[] {
   return below(root).filter((pid) => pid !== root);
 }
 
+/** Sends a request to the program on port 8080 and returns the JSON that it answers. */
+async function call(path: string, method: string, token?: string): Promise<Record<string, unknown>> {
+  const headers = token === undefined ? {} : { Authorization: `Bearer ${token}` };
+  const reply = await fetch(`http://localhost:8080${path}`, { method, headers });
+  const body: unknown = await reply.json();
+  return { ...Object(body) };
+}
+
 /** Makes a chat with an invitation. */
 async function openChat(): Promise<{ link: string; texts: () => Promise<string> }> {
-  const call = async (path: string, method: string, token?: string): Promise<Record<string, unknown>> => {
-    const headers = token === undefined ? {} : { Authorization: `Bearer ${token}` };
-    const reply = await fetch(`http://localhost:8080${path}`, { method, headers });
-    const body: unknown = await reply.json();
-    return { ...Object(body) };
-  };
   const chat = await call("/create", "POST");
   const [path, token] = [`/${String(chat["chat_id"])}`, String(chat["session_token"])];
   const invitation = await call(`${path}/invite`, "POST", token);

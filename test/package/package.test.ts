@@ -124,13 +124,13 @@ test("the Windows executable has no signature, a checksum of zero, and its own n
   const certificates = header + 112 + 4 * 8;
   assert.deepEqual([bytes.readUInt32LE(certificates), bytes.readUInt32LE(certificates + 4)], [0, 0]);
 
-  const info = bytes.indexOf(Buffer.from("VS_VERSION_INFO\0", "utf16le"));
+  const info = bytes.subarray(bytes.indexOf(Buffer.from("VS_VERSION_INFO\0", "utf16le")) - 6);
   const text = (name: string): string | undefined => {
     // Length, length of the value, type, then key and value in UTF-16, both padded to 4 bytes.
-    const at = bytes.indexOf(Buffer.from(`${name}\0`, "utf16le"), info);
+    const at = info.indexOf(Buffer.from(`${name}\0`, "utf16le"));
     if (at < 0) return undefined;
     const value = (at + 2 * (name.length + 1) + 3) & ~3;
-    return bytes.toString("utf16le", value, value + 2 * (bytes.readUInt16LE(at - 4) - 1));
+    return info.toString("utf16le", value, value + 2 * (info.readUInt16LE(at - 4) - 1));
   };
   assert.equal(text("ProductName"), "Watch Party");
   assert.equal(text("FileDescription"), "Watch Party");
