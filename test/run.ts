@@ -17,6 +17,7 @@ const INSIDE = [
   "connection", // the page in a browser, which is the same page
   "page",
   "rates", // what is at once is so by a clock that stands still
+  "release", // documents
   "states",
   "docs",
   "develop", // the build and what runs it

@@ -31,3 +31,28 @@ for (const block of blocks) {
     return undefined;
   });
 }
+
+/** Lines for cmd as sh takes them: what is quoted, both read alike. */
+function inShell(text: string): string {
+  return text.replaceAll(/%(\w+)%/g, "$$$1").replaceAll(/^set /gm, "");
+}
+
+function runInShell(text: string): Promise<{ stdout: string }> {
+  return promisify(execFile)("sh", ["-ec", `curl() { command curl --fail "$@"; }\n${text}`]);
+}
+
+test("the lines for the Windows command prompt work, where sh stands in for it", async (t) => {
+  const server = await startServer(t);
+  const [, lines = ""] = /```bat\n([^]*?)```/.exec(page) ?? [];
+  const [first = "", ...others] = lines.trim().split(/^(?=set chat=)/m);
+  const url = `url=${server.base}\n`;
+  const create = inShell(first).replace(/^url=.*\n/, url);
+  const { chat_id, session_token }: Record<string, string> = JSON.parse((await runInShell(create)).stdout);
+  const script = inShell(others.join(""))
+    .replace("CHAT_ID", String(chat_id))
+    .replace("SESSION_TOKEN", String(session_token));
+  const ran = runInShell(url + script);
+  await until(() => server.app.chats.waiting === 1, "the poll to be held");
+  server.pass(25 * SECOND);
+  assert.match((await ran).stdout, /"text":"Hello".*"messages":\[\]/s);
+});
