@@ -15,7 +15,8 @@ import { Chance, chooseSeed } from "./tools.ts";
 const READABLE = 80_000;
 const WILD = 18_000;
 const SMUGGLING = 4_000;
-const PIPELINED = 40;
+/** Few enough that the requests that wait weigh less than `LIMITS.queuedBytes`, whatever they are. */
+const PIPELINED = 16;
 const AT_ONCE = 24;
 /** Shorter than the contract's, so that many who stall can be waited for; looked at every second. */
 const TIMES = { headersTimeout: SECOND, requestTimeout: 2 * SECOND, keepAliveTimeout: 2 * SECOND };
@@ -40,12 +41,18 @@ test("100,000 hostile inputs get the contract's answers, and nobody else notices
   const { longest, count } = await canary.stop();
 
   t.diagnostic(
-    JSON.stringify({ inputs: attack.inputs, connections: attack.connections, seconds: Math.round(seconds) }),
+    JSON.stringify({
+      inputs: attack.inputs,
+      connections: attack.connections,
+      cut: attack.cut,
+      seconds: Math.round(seconds),
+    }),
   );
   t.diagnostic(JSON.stringify(Object.fromEntries([...attack.answers].toSorted(([a], [b]) => a - b))));
   t.diagnostic(JSON.stringify({ canary: count, "longest ms": Math.round(longest), before, after }));
   assert.deepEqual(after.errors, []);
   assert.ok(attack.inputs > 100_000, `only ${attack.inputs} inputs`);
+  assert.ok(attack.cut < READABLE / PIPELINED / 10, `${attack.cut} pipelines were cut`);
   for (const status of [200, 201, 204, 400, 401, 403, 404, 405, 408, 413, 422, 431]) {
     assert.ok(attack.answers.has(status), `never answered ${status}`);
   }
@@ -130,6 +137,8 @@ class Attack {
   readonly answers = new Map<number, number>();
   inputs = 0;
   connections = 0;
+  /** Pipelines that ended with an answer given before its request had come in full. */
+  cut = 0;
   #isFailed = false;
 
   constructor(port: number, chance: Chance) {
@@ -141,6 +150,7 @@ class Attack {
     this.answers.clear();
     this.inputs = 0;
     this.connections = 0;
+    this.cut = 0;
   }
 
   async run(readable: number, wild: number, smuggling: number): Promise<void> {
@@ -174,7 +184,10 @@ class Attack {
     return newTarget(this.#port).catch(() => this.#target);
   }
 
-  /** Many requests on one connection: as many answers, in the order of the requests. */
+  /**
+   * Many requests on one connection: as many answers, in the order of the requests. An answer that precedes the rest
+   * of its request's body says that it is the last.
+   */
   async #askAll(): Promise<void> {
     const requests = Array.from({ length: PIPELINED }, () => readableRequest(this.#chance, this.#target));
     this.inputs += PIPELINED;
@@ -186,8 +199,11 @@ class Attack {
     const received = await exchange(this.#port, bytes, "wait");
     const answers = readAnswers(received, (index) => requests[index]?.isHead ?? false);
     const context = (): string => `\n${bytes.toString("latin1")}\n=>\n${received.slice(-2_000)}`;
-    assert.equal(answers.length, PIPELINED + 1, context());
-    assert.equal(answers.at(-1)?.status, 200, context());
+    const isCut = answers.length <= PIPELINED;
+    if (isCut) {
+      this.cut += 1;
+      assert.match(answers.at(-1)?.head ?? "", /^Connection: close\r?$/im, context());
+    } else assert.equal(answers.at(-1)?.status, 200, context());
     for (const answer of answers) this.#check(answer, context);
   }
 
