@@ -1441,6 +1441,9 @@ function hold(waiter: Waiter, call: Call, res: ServerResponse): void {
       return pollReply(waiter.member, waiter.since, options.now(), end === "retry");
     });
   };
+  // A body has no meaning here, and left unread each piece of it would stay in memory, 200 bytes for one.
+  let discarded = 0;
+  res.req.on("data", (chunk: Buffer) => (discarded += chunk.length) > LINGER.bytes && call.socket.destroy());
   if (waiter.isStream) writeStream(waiter, call, res);
   // Held polls are most of what there is in memory: the headers, which only their beginning needed, go. A body that
   // is still to come needs them once more (`send`).
