@@ -240,8 +240,9 @@ export function wildBytes(chance: Chance, target: Target): Buffer {
         "latin1",
       ),
     () => Buffer.from(good.toString("latin1").replace("HTTP/1.1", chance.pick(VERSIONS)), "latin1"),
-    () => Buffer.from(good.toString("latin1").replace(/^Host: .*$/m, `Host: ${inHeader(chance.pick(WORDS))}`), "latin1"),
-    () => Buffer.from(good.toString("latin1").replace(/^(?=Host: )/m, `${"a: b\r\n".repeat(chance.pick([1, 100, 900]))}`)),
+    () =>
+      Buffer.from(good.toString("latin1").replace(/^Host: .*$/m, `Host: ${inHeader(chance.pick(WORDS))}`), "latin1"),
+    () => Buffer.from(good.toString("latin1").replace(/^(?=Host: )/m, "a: b\r\n".repeat(chance.pick([1, 100, 900])))),
     () =>
       Buffer.from(
         `CONNECT ${chance.pick(["x:1", "/", "*", ""])} HTTP/1.1\r\nHost: x\r\n\r\n${good.toString("latin1")}`,
