@@ -1391,9 +1391,10 @@ function keepOpen(waiter: Waiter, context: RequestContext, res: ServerResponse):
     });
   };
   if (waiter.isStream) writeStream(waiter, context, res);
-  // Held polls are most of what is in memory, and only their start needed the headers. `hasPendingBody` still does
-  // if a body is arriving.
-  if (!hasPendingBody(res.req)) res.req.headers = context.headers = {};
+  // Held polls are most of what is in memory, and only their start needed the headers. A body has no meaning here;
+  // unread, each piece of it would stay in memory, 200 bytes for a piece of one byte.
+  if (hasPendingBody(res.req)) discardBody(res.req, () => context.socket.destroy());
+  else res.req.headers = context.headers = {};
   res.req.rawHeaders = [];
   res.once("close", () => chats.removeWaiter(waiter));
 }
@@ -1483,17 +1484,22 @@ const LINGER = { ms: SECOND, bytes: 1_048_576 };
  * still sending would reset the connection, and the answer could be lost (RFC 9112, section 9.6). */
 function lingeringClose(body: Reply["body"], res: ServerResponse, milliseconds: number): void {
   res.write(body);
-  let discarded = 0;
   const finish = (): void => {
     clearTimeout(timer);
     res.end();
   };
   const timer = setTimeout(finish, milliseconds);
-  res.req.on("data", (chunk: Buffer) => {
-    discarded += chunk.length;
-    if (discarded > LINGER.bytes) finish();
-  });
+  discardBody(res.req, finish);
   for (const event of ["end", "close"]) res.req.once(event, finish);
+}
+
+/** Reads a body and keeps none of it. Calls `onExcess` when it is larger than any honest mistake. */
+function discardBody(req: IncomingMessage, onExcess: () => void): void {
+  let discarded = 0;
+  req.on("data", (chunk: Buffer) => {
+    discarded += chunk.length;
+    if (discarded > LINGER.bytes) onExcess();
+  });
 }
 
 function optionsReply(allowed: string): Reply {

@@ -52,7 +52,7 @@ test("the lines for the Windows command prompt work, where sh stands in for it",
     .replace("CHAT_ID", String(chat_id))
     .replace("SESSION_TOKEN", String(session_token));
   const ran = runInShell(url + script);
-  await until(() => server.app.chats.waiting === 1, "the poll to be held");
+  await until(() => server.app.chats.count().waiters === 1, "the poll to be held");
   server.pass(25 * SECOND);
   assert.match((await ran).stdout, /"text":"Hello".*"messages":\[\]/s);
 });
