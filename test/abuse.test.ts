@@ -269,6 +269,27 @@ test("a request that is refused before its body has come does not swallow the bo
   }
 });
 
+test("a request that waits behind another keeps its body, however it arrives, and at most three such wait", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const head = `Host: x\r\nAuthorization: ${ana.token}\r\n`;
+  const poll = `GET /${ana.chatId}?since=latest&wait=50 HTTP/1.1\r\n${head}\r\n`;
+  const post = `POST /${ana.chatId} HTTP/1.1\r\n${head}Transfer-Encoding: chunked\r\n\r\n`;
+  const body = Array.from('{"text":"byte by byte"}', (letter) => `1\r\n${letter}\r\n`).join("");
+  const wire = await Wire.open(t, server.port);
+  wire.write(poll + post + body);
+  await until(async () => (await server.countHeld()) === 1, "the poll to be held");
+  await ana.say("news");
+  await wire.waitFor(/"news"/);
+  wire.write("0\r\n\r\n");
+  await wire.waitFor(/201 Created[^]*"byte by byte"/);
+
+  const many = await Wire.open(t, server.port);
+  many.write(poll + `${post}${body}0\r\n\r\n`.repeat(4));
+  await until(() => many.isClosed, "the end of the connection");
+  assert.equal((await ana.read()).messages.length, 2);
+});
+
 test("a connection is used again after a refusal whose body had come", async (t) => {
   const server = await startServer(t);
   const wire = await Wire.open(t, server.port);
