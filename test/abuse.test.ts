@@ -316,7 +316,10 @@ testInside(
     for (const maxVersion of ["TLSv1.2", "TLSv1.3"] as const) {
       const taken = connectTls({ port, host: "127.0.0.1", rejectUnauthorized: false, maxVersion });
       await once(taken, "secureConnect");
-      assert.match(taken.getEphemeralKeyInfo() === null ? "" : JSON.stringify(taken.getEphemeralKeyInfo()), /DH|TLSGroup/);
+      assert.match(
+        taken.getEphemeralKeyInfo() === null ? "" : JSON.stringify(taken.getEphemeralKeyInfo()),
+        /DH|TLSGroup/,
+      );
       taken.destroy();
     }
     stalled.resume();
