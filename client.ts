@@ -35,8 +35,10 @@ import type {
 // here. (Limits that the server computes are plain numbers for the compiler; a test compares them.) They only
 // save a round trip: the server checks everything again.
 
+/** The style sheet has a hue for each seat; a test counts them. */
 const SEATS: (typeof LIMITS)["seats"] = 6;
 const KEPT_MESSAGES: (typeof LIMITS)["keptMessages"] = 30;
+/** Graphemes are what a person counts. Bytes are what a message costs the server: one emoji can have dozens. */
 const MESSAGE_GRAPHEMES: (typeof LIMITS)["messageGraphemes"] = 2_000;
 const MESSAGE_BYTES: (typeof LIMITS)["messageBytes"] = 8_192;
 const NAME_GRAPHEMES: (typeof LIMITS)["usernameGraphemes"] = 24;
@@ -48,6 +50,7 @@ export const KEY_LIFE_MS = 9.5 * 60_000;
 export const POLL_SECONDS = 25;
 /** A poll without an answer by then has lost its connection, usually because the computer slept. */
 const POLL_TIMEOUT_MS = 35_000;
+/** Other requests are answered at once. After this long, the person should hear that something is wrong. */
 const REQUEST_TIMEOUT_MS = 15_000;
 /** Up to this many seconds of `Retry-After` are waited out silently. A longer wait is reported as a failure. */
 const MAX_SILENT_WAIT_SECONDS = 10;
@@ -61,6 +64,7 @@ const COUNTER_GRAPHEMES = 100;
 const GROUP_MS = 5 * 60_000;
 /** The countdown shows for this long before the seat expires. */
 const COUNTDOWN_MS = 15 * 60_000;
+/** Often enough for a countdown in minutes, rarely enough not to drain a battery. */
 const TICK_MS = 10_000;
 /** A tick this late means that the computer slept. Browsers slow hidden tabs down to one tick per minute. */
 const SLEEP_MS = 90_000;
@@ -94,7 +98,10 @@ export interface LogMessage extends MessageView {
   key?: string;
 }
 
-/** "Ana joined" or "Ana left". `after` is the cursor it follows, which need not be the id of a message. */
+/**
+ * "Ana joined" or "Ana left". The server does not send these lines; the page derives them from the members before and
+ * after a poll. `after` is the cursor that the line follows, which is not always the id of a message.
+ */
 interface SystemLine {
   key: string;
   name: string;
@@ -113,16 +120,22 @@ export type ApiPanel = "closed" | "masked" | "revealed";
 
 export interface HomeState {
   screen: "home";
+  /** A sentence above the card: why the page came here, or why a request failed. */
   notice: string;
+  /** The chats in which this browser has a seat. The server may have ended some of them already. */
   chats: readonly SavedChat[];
+  /** The error shown at the name field; empty if there is none. */
   fieldError: string;
+  /** A request is under way, and a second press of the button is ignored. */
   isBusy: boolean;
 }
 
 export interface JoinState {
   screen: "join";
   chatId: string;
+  /** The token of the invitation. It came with the address, which no longer shows it. */
   token: string;
+  /** The members and free seats; undefined until the server has answered. */
   preview: InviteLook | undefined;
   notice: string;
   fieldError: string;
@@ -135,7 +148,9 @@ export interface ChatState {
   title: string;
   /** The first poll has been answered. Until then the log is unknown rather than empty. */
   isLoaded: boolean;
+  /** Where the next poll continues: the server has sent everything up to here. */
   cursor: number;
+  /** The latest messages, at most 30, in the order of their ids. */
   messages: readonly LogMessage[];
   /** The id of the message that follows a gap in the log; 0 if nothing is missing. */
   gapBefore: number;
@@ -143,10 +158,13 @@ export interface ChatState {
   /** Member id to one of six hues. Members who left keep theirs, because their messages are still shown. */
   hues: Readonly<Record<string, number>>;
   lines: readonly SystemLine[];
+  /** Messages that the server has not confirmed, in the order in which they were written. */
   outbox: readonly Outgoing[];
   /** When this session ends, in ms since 1970, by the server's clock. */
   expiresAt: number;
+  /** The invitation is shown in the middle of the screen, as in a new chat. */
   isInviting: boolean;
+  /** The newest link; undefined until this tab has created one. */
   invite: InviteReply | undefined;
   /** The outcome of the last action on the invitation, as a sentence. */
   inviteStatus: string;
@@ -166,6 +184,7 @@ export interface ChatState {
 
 export interface EndedState {
   screen: "ended";
+  /** Why the chat ended for this person. */
   sentence: string;
   /** Text that was typed but never sent, so that it can be copied elsewhere. */
   unsent: string;
@@ -186,23 +205,32 @@ export type NavigationEvent =
 
 /** Events on the join screen, with an invitation or without one. */
 export type JoinEvent =
+  // The server no longer knows a chat of the list.
   | { type: "chat expired"; chatId: string }
   | { type: "previewed"; preview: InviteLook }
+  // A request failed for a reason other than the name.
   | { type: "failed"; notice: string }
   | { type: "submitted" }
+  // By the page or by the server.
   | { type: "name rejected"; why: string };
 
 /** Events on the chat screen that concern its log. */
 export type LogEvent =
+  // `isHidden`: the tab is in the background. `isAtEnd`: the log shows its end, so the person sees new messages.
   | { type: "polled"; reply: PollReply; isHidden: boolean; isAtEnd: boolean }
   | { type: "poll failed" }
+  // OFFLINE_DELAY_MS after a failed poll. The connection may be back by then.
   | { type: "offline delay passed" }
   | { type: "queued"; outgoing: Outgoing }
   | { type: "sent"; key: string; message: MessageView }
+  // `why` is empty if the server did not answer.
   | { type: "send failed"; key: string; why: string }
+  // Failed messages go out again, with the keys they have.
   | { type: "retried"; now: number; key?: string }
+  // A stale message goes out again, as a new one.
   | { type: "resent"; key: string; newKey: string; now: number }
   | { type: "discarded"; key: string }
+  // The person has returned to the tab or scrolled to the end of the log.
   | { type: "viewed"; isAtEnd: boolean };
 
 /** Events on the chat screen that concern its panels and dialogs. */
@@ -279,6 +307,7 @@ function openScreen(event: NavigationEvent): State {
   }
 }
 
+/** Home and an invitation share the name field and its button, so they share most events too. */
 function updateJoin(state: HomeState | JoinState, event: JoinEvent): State {
   switch (event.type) {
     case "chat expired":
@@ -302,8 +331,10 @@ function updateLog(chat: ChatState, event: LogEvent): ChatState {
     case "polled":
       return addPoll(chat, event);
     case "poll failed":
+      // The second failure in a row is reported at once, the first only if it lasts.
       return { ...chat, failures: chat.failures + 1, isOffline: chat.isOffline || chat.failures > 0 };
     case "offline delay passed":
+      // A poll that succeeded in the meantime has reset the count.
       return { ...chat, isOffline: chat.failures > 0 };
     case "queued":
       return addOutgoing(chat, event.outgoing);
@@ -337,6 +368,7 @@ function updatePanels(chat: ChatState, event: PanelEvent): ChatState {
     case "question submitted":
       return { ...chat, question: chat.question && { ...chat.question, isBusy: true, error: "" } };
     case "question failed":
+      // The person may have closed the dialog while the server was answering.
       return { ...chat, question: chat.question && { ...chat.question, isBusy: false, error: event.error } };
     case "question closed":
       return { ...chat, question: undefined };
@@ -433,6 +465,7 @@ function cleanText(text: string): string {
   return text.replace(/\r\n?/g, "\n").normalize("NFC").trim();
 }
 
+/** Sorts, because the answer to a POST and a poll can deliver two messages in either order. */
 function keepLatest(messages: LogMessage[]): LogMessage[] {
   return messages.toSorted((a, b) => a.id - b.id).slice(-KEPT_MESSAGES);
 }
@@ -456,7 +489,10 @@ function makeLine({ id, username }: MemberView, change: SystemLine["change"], af
   return { key: `${change} ${id}`, name: username, change, after };
 }
 
-/** Lines leave the top of a full log together with the messages around them. */
+/**
+ * Lines leave the top of a full log together with the messages around them. Their own number is limited as well,
+ * because members can come and go without anyone writing.
+ */
 function keepLines(lines: SystemLine[], messages: readonly LogMessage[]): SystemLine[] {
   const oldest = messages.length < KEPT_MESSAGES ? 0 : (messages[0]?.id ?? 0);
   return lines.filter((line) => line.after >= oldest).slice(-KEPT_MESSAGES);
@@ -475,13 +511,14 @@ export function assignHues(
   const taken = new Set(members.map((member) => hues[member.id]));
   for (const { id } of members) {
     if (next[id] !== undefined) continue;
-    const free = [preferredHue(id), 0, 1, 2, 3, 4, 5].find((hue) => !taken.has(hue)) ?? 0;
+    const free = [preferredHue(id), ...Array(SEATS).keys()].find((hue) => !taken.has(hue)) ?? 0;
     next[id] = free;
     taken.add(free);
   }
   return next;
 }
 
+/** The hue a member gets in a chat where no one has ever left. Also for authors who left before this tab opened. */
 function preferredHue(memberId: string): number {
   return (Number(memberId) - 1) % SEATS;
 }
@@ -514,7 +551,7 @@ function markWaiting(outgoing: Outgoing): Outgoing {
   return { ...outgoing, state: "waiting", why: "" };
 }
 
-/** True if the server may have forgotten the key. A retry could then post the message a second time. */
+/** True if the server may have forgotten the key. A retry could then post the same message twice. */
 export function isStale(outgoing: Outgoing, now: number): boolean {
   return outgoing.state === "failed" && now - outgoing.at > KEY_LIFE_MS;
 }
@@ -704,7 +741,10 @@ type PlainKey = { [K in TextKey]: [Placeholder<(typeof TEXT)[K]>] extends [never
 const LANGUAGE = "en-GB";
 const PLURALS = new Intl.PluralRules(LANGUAGE);
 
-/** Returns the text for a key with its placeholders filled in. */
+/**
+ * Returns the text for a key with its placeholders filled in. The type checker knows the placeholders of each text, so
+ * a missing or misspelled one is an error there.
+ */
 export function getText(key: PlainKey): string;
 export function getText<K extends TextKey>(key: K, values: Values<K>): string;
 export function getText(key: TextKey, values: Readonly<Record<string, string | number>> = {}): string {
@@ -713,12 +753,14 @@ export function getText(key: TextKey, values: Readonly<Record<string, string | n
   return template.replace(/\{(\w+)\}/g, (_, name: string) => String(values[name]));
 }
 
+/** Returns a text with its placeholders still in it, in the plural form for `count`. */
 function getTemplate(key: TextKey, count: number): string {
   const entry: string | Plural = TEXT[key];
   if (typeof entry === "string") return entry;
   return entry[PLURALS.select(count)] ?? entry.other;
 }
 
+/** Checks a key from index.html, which the compiler does not see. A test makes sure that all of them exist. */
 export function isTextKey(key: string | undefined): key is TextKey {
   return key !== undefined && Object.hasOwn(TEXT, key);
 }
@@ -757,15 +799,15 @@ const INVITE_END_TEXTS: Partial<Record<Code, PlainKey>> = {
   invalid_token: "invite.invalid",
 };
 
-/** The sentence for a failed request, from the first table that has its code. */
-function describeFailure({ code, message }: Failure, texts = ERROR_TEXTS): string {
+/** Returns the sentence for a failed request: from `texts`, else from ERROR_TEXTS, else the server's own. */
+export function describeFailure({ code, message }: Pick<Failure, "code" | "message">, texts = ERROR_TEXTS): string {
   const key = texts[code] ?? ERROR_TEXTS[code];
   return key ? getText(key) : message;
 }
 
 // ---------------------------------------------------------------------------------------------------------
-// Views. What a screen shows, computed from a state: the rows of the log, names, times, lengths. All pure, so that
-// the tests can read a screen without a browser. Nothing here knows about elements.
+// Views. These functions compute what a screen shows from a state: the rows of the log, names, times, lengths. They
+// are pure, so that the tests can read a screen without a browser. Nothing here knows about elements.
 
 /** One item of the log. `key` identifies its element, so that an unchanged row is not drawn again. */
 export type Row = GapRow | LineRow | MessageRow;
@@ -814,6 +856,8 @@ export function logRows(chat: ChatState, now: number): Row[] {
   return markGroups([...rows, ...lines.map(lineRow)]);
 }
 
+// The rows below become JSON when they are drawn, so they hold plain values only.
+
 function lineRow({ key, name, change }: SystemLine): LineRow {
   return { kind: "line", key, name, change };
 }
@@ -821,10 +865,12 @@ function lineRow({ key, name, change }: SystemLine): LineRow {
 function messageRow(chat: ChatState, message: LogMessage): MessageRow {
   return {
     kind: "message",
+    // With the key it was sent with, the row keeps its element, and its place on the screen, when it is confirmed.
     key: message.key ?? `message ${message.id}`,
     id: message.id,
     author: message.member_id,
     name: message.username,
+    // By id rather than by name: a name can be taken again after its owner has left.
     isOwn: message.member_id === chat.session.member_id,
     hue: chat.hues[message.member_id] ?? preferredHue(message.member_id),
     isFirst: true,
@@ -849,6 +895,7 @@ function markGroups(rows: readonly Row[]): Row[] {
   let head: Row | undefined;
   return rows.map((row) => {
     if (row.kind === "message" && head?.kind === "message" && head.author === row.author) {
+      // Measured from the first message: otherwise a steady writer would show one time for a whole hour.
       if (Date.parse(row.at) - Date.parse(head.at) < GROUP_MS) return { ...row, isFirst: false };
     }
     head = row;
@@ -877,6 +924,7 @@ export function isolateName(name: string): string {
     : name;
 }
 
+/** "Ana", "Ana and Jonas", "Ana, Jonas and Mia". */
 function listNames(names: readonly string[]): string {
   return new Intl.ListFormat(LANGUAGE).format(names.map(isolateName));
 }
@@ -886,6 +934,7 @@ const SHORT_TIME = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
 const FULL_TIME = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
 const SEGMENTER = new Intl.Segmenter();
 
+/** The hour and minute as this browser's language writes them: "14:05" or "2:05 PM". */
 function formatTime(date: Date): string {
   return SHORT_TIME.format(date);
 }
@@ -919,7 +968,10 @@ export function measureLength(text: string): { note: string; isOver: boolean } {
   return { note: left <= COUNTER_GRAPHEMES ? getText("message.charactersLeft", { count: left }) : "", isOver: false };
 }
 
-/** Returns what is wrong with a name, or "" if nothing obvious is. The server has stricter rules. */
+/**
+ * Returns what is wrong with a name, or "" if nothing obvious is. The server has stricter rules, about invisible
+ * characters for example. They are not repeated here: a rule in two places is soon two rules.
+ */
 export function checkName(name: string): string {
   const length = splitGraphemes(name.trim()).length;
   if (length === 0) return getText("name.missing");
@@ -951,6 +1003,7 @@ export function splitLinks(text: string): { text: string; href?: string }[] {
   let end = 0;
   for (const match of text.matchAll(/\bhttps?:\/\/[^\s<>"\u200b-\u200f\u2028-\u202e\u2066-\u2069]+/giu)) {
     const address = trimPunctuation(match[0]);
+    // "http://" alone matches the pattern but leads nowhere.
     if (!URL.canParse(address)) continue;
     if (match.index > end) parts.push({ text: text.slice(end, match.index) });
     parts.push({ text: address, href: new URL(address).href });
@@ -1005,12 +1058,15 @@ export function commandRows(url: string, token: string, inviteToken: string, isW
 }
 
 // ---------------------------------------------------------------------------------------------------------
-// Storage. What survives a reload: seats, unsent messages, drafts, the name. A browser may forbid storage or run out
-// of it; the tab then works from memory and warns that closing it loses the seat. Stored values may come from another
+// Storage. Seats, unsent messages, drafts and the name survive a reload. A browser may forbid storage or run out of
+// it; the tab then works from memory and warns that closing it loses the seat. Stored values may come from another
 // version of this page, so each one is checked before use. Nothing here touches the screen.
 
 const PREFIX = "watch-party ";
-/** localStorage is shared by all tabs. sessionStorage belongs to one tab and ends with it. */
+/**
+ * localStorage is shared by all tabs of the browser. sessionStorage belongs to one tab and ends with it, which suits
+ * what must not outlive the tab: invitations, and keys of requests whose answers are still missing.
+ */
 type Area = "localStorage" | "sessionStorage";
 
 /** Values that the browser refused to store. No key is used in both areas, so one map is enough. */
@@ -1039,7 +1095,7 @@ function saveItem(key: string, value: string | null, area: Area = "localStorage"
   }
 }
 
-/** Returns all valid values whose keys begin with `prefix`. */
+/** Returns all valid values whose keys begin with `prefix`, from the browser's storage and from memory. */
 function loadItems<T>(prefix: string, isValid: (value: unknown) => value is T): T[] {
   const keys = new Set([...listKeys(), ...memory.keys()].filter((key) => key.startsWith(prefix)));
   return Array.from(keys, (key) => parseJson(loadItem(key))).filter(isValid);
@@ -1071,6 +1127,9 @@ function hasStrings(value: unknown, ...names: string[]): value is Record<string,
   return isRecord(value) && names.every((name) => typeof value[name] === "string");
 }
 
+// These checks cover the fields that the page cannot work without. A value of another shape is ignored, so that a
+// new version of the page never fails on what an old one has stored.
+
 function isSavedChat(value: unknown): value is SavedChat {
   const names = ["chat_id", "session_token", "member_id", "username", "expires_at"];
   return hasStrings(value, "title") && hasStrings(value["session"], ...names);
@@ -1080,7 +1139,7 @@ function isOutgoing(value: unknown): value is Outgoing {
   return hasStrings(value, "key", "text", "state", "why") && typeof value["at"] === "number";
 }
 
-/** All chats with a seat in this browser, the newest first. */
+/** Returns all chats with a seat in this browser, the newest first: the later a seat expires, the newer it is. */
 function loadChats(): SavedChat[] {
   const chats = loadItems("chat ", isSavedChat);
   return chats.toSorted((a, b) => b.session.expires_at.localeCompare(a.session.expires_at));
@@ -1095,6 +1154,7 @@ function loadOutbox(chatId: string): Outgoing[] {
   return loadItems(outgoingKey(chatId, ""), isOutgoing).toSorted((a, b) => a.at - b.at);
 }
 
+// The keys of storage, in one place, so that what one function saves another one finds.
 const chatKey = (chatId: string) => `chat ${chatId}`;
 const draftKey = (chatId: string) => `draft ${chatId}`;
 const outgoingKey = (chatId: string, key: string) => `unsent ${chatId} ${key}`;
@@ -1201,14 +1261,17 @@ async function request<T>(method: string, path: string, options: ApiOptions): Pr
     const response = await fetch(path, {
       method,
       headers,
+      // Chromium's cache lets two identical requests wait for each other, such as the polls of two tabs on one chat.
       cache: "no-store",
       priority: isPoll ? "low" : "auto",
       signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
       ...(body && { body: JSON.stringify(body) }),
     });
+    // Accurate to a second or two, which is enough for a countdown in minutes.
     const date = Date.parse(response.headers.get("Date") ?? "");
     if (date) clockOffset = date - Date.now();
     const reply = parseJson((await response.text()) || null);
+    // Page and server are built together, so a successful answer is trusted to have its type.
     // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the edge: the server's own exported type
     return response.ok ? { isOk: true, value: reply as T } : readFailure(response, reply);
   } catch {
@@ -1228,13 +1291,16 @@ function isErrorReply(reply: unknown): reply is ErrorReply {
   return hasStrings(reply, "error", "message");
 }
 
-/** True if no request with this session can succeed anymore. */
-function endsSession(code: Code): boolean {
+/**
+ * True if no request with this session can succeed anymore. A session ends when its member leaves or is removed, when
+ * the chat ends, after six hours, or with a restart of the host, which then does not recognize its own tokens.
+ */
+export function endsSession(code: Code): boolean {
   return ["revoked_token", "chat_not_found", "expired_token", "invalid_token"].includes(code);
 }
 
-/** True if this invitation cannot be used, now or (except for a full chat) later. */
-function endsInvite(code: Code): boolean {
+/** True if this invitation cannot be used. A full chat may have room again later, but the person has to return then. */
+export function endsInvite(code: Code): boolean {
   return code === "chat_full" || endsSession(code);
 }
 
@@ -1281,6 +1347,7 @@ function isShowing(chatId: string): boolean {
 
 let polling: AbortController | undefined;
 
+/** Called when a chat opens and whenever the open poll may be dead or out of date: a new poll settles both. */
 function startPolling(): void {
   stopPolling();
   if (state.screen !== "chat") return;
@@ -1367,6 +1434,10 @@ function sendDraft(): void {
   void sendOutbox();
 }
 
+/**
+ * Sends what is waiting until nothing is. Only one call works per chat at any time; it also sends messages that are
+ * queued while it waits for an answer. A failure marks all waiting messages as failed, which ends the loop.
+ */
 async function sendOutbox(): Promise<void> {
   if (state.screen !== "chat" || sendingChat === state.session.chat_id) return;
   const { session } = state;
@@ -1440,6 +1511,7 @@ function fitComposer(): void {
   const { style } = ui.message;
   const max = 5 * 24 + 20;
   style.height = "auto";
+  // The border, 1 px on each side, is not part of scrollHeight.
   const height = ui.message.scrollHeight + 2;
   style.height = `${Math.max(44, Math.min(height, max))}px`;
   style.overflowY = height > max ? "auto" : "hidden";
@@ -1453,6 +1525,7 @@ function fitComposer(): void {
 /** Shows what the address asks for: at the start, after "back", and when a link is pasted into an open tab. */
 function route(): void {
   const pasted = /^#invite=(.+)$/.exec(location.hash)?.[1];
+  // 16 characters. A host with several servers puts the name of one, up to 16 characters, and a dash before them.
   const chatId = /^\/([\w-]{16,33})$/.exec(location.pathname)?.[1];
   // Remove the token at once, so that it gets into no history, screenshot or shared screen.
   if (location.hash || location.href.endsWith("#")) history.replaceState(null, "", location.pathname);
@@ -1466,11 +1539,13 @@ function route(): void {
   else showHome(getText("notice.needsInvite"));
 }
 
+/** Like following a link: "back" returns to where the page was. */
 function navigateTo(path: string): void {
   history.pushState(null, "", path);
   route();
 }
 
+/** Shows home. The address is replaced rather than added: "back" must not lead to a chat that is gone. */
 function showHome(notice: string): void {
   if (location.pathname !== "/") history.replaceState(null, "", "/");
   dispatch({ type: "home opened", notice, chats: loadChats() });
@@ -1491,6 +1566,7 @@ async function checkChat({ chat_id, session_token }: Session): Promise<void> {
   dispatch({ type: "chat expired", chatId: chat_id });
 }
 
+/** Shows a chat in which this browser has a seat. Only the poll finds out whether that seat is still good. */
 function showChat(saved: SavedChat): void {
   const { chat_id } = saved.session;
   dispatch({ type: "chat opened", saved, outbox: loadOutbox(chat_id), now: Date.now() });
@@ -1502,6 +1578,7 @@ function showChat(saved: SavedChat): void {
   if (saved.isInviting) void createInvite();
 }
 
+/** Shows the join screen for an invitation. No seat is taken until the person submits a name. */
 function showJoin(chatId: string, token: string): void {
   dispatch({ type: "invite opened", chatId, token });
   focusName();
@@ -1544,6 +1621,7 @@ async function submitName(): Promise<void> {
   else await joinChat(submitted, username);
 }
 
+/** Shows why a name cannot be used, and selects it, so that typing replaces it. */
 function rejectName(why: string): void {
   dispatch({ type: "name rejected", why });
   ui.name.focus();
@@ -1557,12 +1635,14 @@ async function startChat(username: string): Promise<void> {
   else dispatch({ type: "failed", notice: describeFailure(answer) });
 }
 
+/** Of the possible failures, some end the invitation, some concern the name, and the rest may pass. */
 async function joinChat({ chatId, token, preview }: JoinState, username: string): Promise<void> {
   const answer = await requestSeat(`/${chatId}/join`, { username, invite_token: token });
   if (answer.isOk) {
     saveItem(inviteKey(chatId), null, "sessionStorage");
     return enterChat(answer.value, false);
   }
+  // The person may have gone elsewhere while the server was answering.
   if (state.screen !== "join" || state.token !== token) return;
   if (endsInvite(answer.code)) rejectInvite(chatId, answer);
   else if (answer.code === "username_taken") rejectName(describeTakenName(username, preview ?? state.preview));
@@ -1615,11 +1695,12 @@ async function createInvite(status = ""): Promise<void> {
   else dispatch({ type: "invite status changed", status: describeFailure(answer) });
 }
 
-/** Makes all links of the chat invalid. */
+/** Makes all links of the chat invalid. Members who joined with one keep their seats. */
 function revokeInvites({ chat_id, session_token }: Session): Promise<Answer<void>> {
   return api<void>("DELETE", `/${chat_id}/invite`, { token: session_token });
 }
 
+/** Revokes the old links before it creates a new one; the new one would be revoked as well otherwise. */
 async function replaceInvite(): Promise<void> {
   if (state.screen !== "chat") return;
   const revoked = await revokeInvites(state.session);
@@ -1645,6 +1726,7 @@ async function copyLink(): Promise<void> {
   dispatch({ type: "invite status changed", status: await copyField(ui.link) });
 }
 
+/** Opens the dialog with a question. The dialog itself belongs to the browser; the state holds its content. */
 function askQuestion(question: QuestionKind): void {
   dispatch({ type: "question asked", question });
   ui.revoke.checked = true;
@@ -1725,6 +1807,7 @@ async function continueInNewChat(): Promise<void> {
   if (failure) dispatch({ type: "continue failed", error: describeFailure(failure) });
 }
 
+/** Creates the new chat and its link, posts the link in the old chat, and moves there. Returns the first failure. */
 async function createSuccessor(old: Session): Promise<Failure | undefined> {
   const created = await requestSeat("/create", { username: old.username });
   if (!created.isOk) return created;
@@ -1732,6 +1815,7 @@ async function createSuccessor(old: Session): Promise<Failure | undefined> {
   const invite = await api<InviteReply>("POST", `/${chat_id}/invite`, { token: session_token });
   if (!invite.isOk) return invite;
   const text = getText("chat.continueHere", { link: invite.value.magic_link });
+  // One key per new chat: its link is posted at most once, even if this runs again.
   const options = { token: old.session_token, key: `continue ${chat_id}`, body: { text } };
   const posted = await api("POST", `/${old.chat_id}`, options);
   if (!posted.isOk) return posted;
@@ -1743,6 +1827,7 @@ type TextField = HTMLInputElement | HTMLTextAreaElement;
 
 /** Copies a field's text. Returns the outcome as a sentence, or what is left for the person to do. */
 async function copyField(field: TextField): Promise<string> {
+  // The deprecated way has to focus the field. A keyboard user must not lose their place to that.
   const focused = document.activeElement;
   if (await writeClipboard(field)) {
     if (focused instanceof HTMLElement) focused.focus();
@@ -1784,6 +1869,7 @@ async function toggleTokens(): Promise<void> {
   if (state.apiPanel !== "closed") dispatch({ type: "API panel changed", panel });
 }
 
+/** The outcome becomes the button's label until the panel is drawn again. */
 async function copyCommand(button: HTMLElement): Promise<void> {
   const field = button.parentElement?.querySelector("textarea");
   if (field) setText(button, await copyField(field));
@@ -1819,7 +1905,7 @@ function playTone(): void {
 // ---------------------------------------------------------------------------------------------------------
 // Render. Makes the screen match the state. It runs after every event and every ten seconds, so it changes only what
 // differs: rewriting an element would lose focus and selection and make a screen reader repeat itself. It decides
-// nothing. What depends on the past or the future belongs into `update`.
+// nothing: a rule that depends on earlier events belongs in `update`.
 
 type JoinScreenId = "joinScreen" | "notice" | "joinTitle" | "joinText" | "nameField" | "nameError" | "joinSubmit";
 type HomeId = "savedChats" | "chats" | "unsentField";
@@ -1859,6 +1945,7 @@ function renderStaticTexts(): void {
   }
 }
 
+/** Shows one of the two screens and brings it up to date. The other one keeps its content, unseen. */
 function render(): void {
   ui.joinScreen.hidden = state.screen === "chat";
   ui.chatScreen.hidden = state.screen !== "chat";
@@ -1901,6 +1988,7 @@ function addDot(icon: string): string {
   return icon.replace("%3C/svg", "%3Ccircle cx='25' cy='7' r='7' fill='%23ff3b30'/%3E%3C/svg");
 }
 
+/** One card for home, an invitation and the end of a chat: they differ in texts and in which parts they show. */
 function renderJoinScreen(screen: HomeState | JoinState | EndedState): void {
   const isEnded = screen.screen === "ended";
   const fieldError = isEnded ? "" : screen.fieldError;
@@ -1936,6 +2024,7 @@ function setJoinTexts(title: string, text: string, button: string): void {
   setText(ui.joinSubmit, button);
 }
 
+/** "Ana and Jonas are in this chat. There is room for 4 more." */
 function describePreview(preview: InviteLook | undefined): string {
   if (!preview) return getText("join.loading");
   const { members, seats_left } = preview;
@@ -1970,6 +2059,7 @@ function drawTitle(title: string): HTMLElement {
 }
 
 function renderChat(chat: ChatState): void {
+  // A list of one: `reconcile` draws the title only when it changes.
   reconcile(ui.title, [{ key: chat.title }], ({ key }) => drawTitle(key));
   // No seats before the members are known: six empty circles would flash up.
   reconcile(ui.seats, chat.isLoaded ? seatRows(chat) : [], drawSeat);
@@ -2011,6 +2101,7 @@ function drawSeat({ letter, hue, isOnline }: Omit<SeatRow, "key">): HTMLElement 
   return seat;
 }
 
+/** The countdown, shown for the last quarter of an hour. Only the creator can continue, as only they can invite. */
 function renderEnding(chat: ChatState): void {
   const left = chat.expiresAt - serverNow();
   const countdown = getText("chat.closing", { time: formatDuration(left) });
@@ -2041,6 +2132,7 @@ function renderInvite(chat: ChatState): void {
 /** The link that the field and the QR code show. */
 let drawnLink = "";
 
+/** Draws only a new link: a QR code takes milliseconds, and setting a field's value would undo a selection in it. */
 function drawLink(link: string): void {
   if (link === drawnLink) return;
   drawnLink = link;
@@ -2085,8 +2177,10 @@ function renderLog(chat: ChatState): void {
   const rows = logRows(chat, Date.now());
   wasAtEnd = isNearEnd();
   const anchors = wasAtEnd ? [] : visibleItems();
+  // Only news fades in. Without `isLogLive`, the whole history would when the chat opens.
   reconcile(ui.list, rows, drawRow, isLogLive ? "fresh" : "");
   setText(ui.empty, rows.length || chat.isInviting || !chat.isLoaded ? "" : describeEmptyLog(chat));
+  // In a new chat, the invitation has the screen to itself until someone writes.
   ui.log.hidden = chat.isInviting && rows.length === 0;
   if (wasAtEnd) scrollToEnd();
   else restoreScroll(anchors);
@@ -2159,9 +2253,11 @@ function drawLine({ name, change }: LineRow): HTMLElement {
   return make("li", { className: "line" }, ...fillTemplate(template, { name: make("bdi", {}, name) }));
 }
 
+/** `dir=auto` lets each message find its own direction from its first letter. */
 function drawMessage(row: MessageRow): HTMLElement {
   const sentAt = new Date(row.at);
   const time = make("time", { dateTime: row.at, title: FULL_TIME.format(sentAt) }, formatTime(sentAt));
+  // Each row repeats name and time for screen readers. The style sheet shows them for the first of a group only.
   const author = make("bdi", {}, row.isOwn ? getText("message.you") : row.name);
   const bubble = make("div", { className: "bubble", dir: "auto" }, ...splitLinks(row.text).map(drawPart));
   bubble.classList.toggle("emoji", isEmojiOnly(row.text));
@@ -2178,6 +2274,7 @@ function drawMessage(row: MessageRow): HTMLElement {
   return item;
 }
 
+/** `noreferrer` keeps the chat's address from the other site, `noopener` keeps that site from controlling this tab. */
 function drawPart({ text, href }: { text: string; href?: string }): Node | string {
   return href ? make("a", { href, target: "_blank", rel: "noopener noreferrer nofollow" }, text) : text;
 }
@@ -2225,6 +2322,7 @@ function drawPerson(row: PersonRow): HTMLElement {
   const item = make("li", {}, drawSeat(row), make("span", { className: "who" }, ...nodes, make("span", {}, row.note)));
   if (!row.isRemovable) return item;
   const remove = makeButton("askToRemove", getText("people.remove"), row.key);
+  // Several buttons called "Remove" would sound alike.
   remove.ariaLabel = getText("people.removeNamed", { name: row.name });
   item.append(remove);
   return item;
@@ -2293,7 +2391,7 @@ function clearChat(): void {
 // Elements. Helpers that create and update elements and know nothing about chats. Strings only ever become text
 // nodes and properties here, never markup.
 
-/** What each item of a list looked like when it was drawn. */
+/** The data that each list item was drawn from, as JSON. */
 const drawnItems = new WeakMap<Element, string>();
 
 /**
@@ -2363,6 +2461,7 @@ function setText(element: HTMLElement, text: string): void {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** Focuses the heading, so that a screen reader starts there and no keyboard opens. */
 function openDialog(dialog: HTMLDialogElement): void {
   dialog.showModal();
   dialog.querySelector("h2")?.focus();
@@ -2375,6 +2474,7 @@ function isTouch(): boolean {
 
 /** Fills in the last name used. Focuses the field, but not on a touch screen, where the keyboard would jump up. */
 function focusName(): void {
+  // A name that is being typed stays.
   ui.name.value ||= loadItem("name") ?? "";
   if (!isTouch()) ui.name.focus();
 }
@@ -2390,7 +2490,7 @@ type ApiAction = "openApi" | "toggleTokens" | "copyCommand";
 type LogAction = "continueChat" | "showNewest" | "retryMessage" | "resendMessage" | "discardMessage";
 export type Action = FormAction | InviteAction | PeopleAction | ApiAction | LogAction | "closeDialog";
 
-/** What each action does. `source` is the button or form; `id` is its `data-id`, if it has one. */
+/** The function for each action. `source` is the button or form; `id` is its `data-id`, if it has one. */
 export const ACTIONS: Readonly<Record<Action, (source: HTMLElement, id: string) => unknown>> = {
   submitName,
   sendDraft,
@@ -2419,7 +2519,10 @@ function isAction(name: string | undefined): name is Action {
   return name !== undefined && Object.hasOwn(ACTIONS, name);
 }
 
-/** Runs the action of the pressed button or submitted form. */
+/**
+ * Runs the action of the pressed button or submitted form. Buttons that are drawn later need no listener, and none can
+ * be forgotten: a test compares the actions with the buttons.
+ */
 function onAction(event: Event): void {
   const isSubmit = event.type === "submit";
   const target = event.target instanceof Element ? event.target : undefined;
@@ -2442,6 +2545,7 @@ function onLink(event: MouseEvent): void {
   navigateTo(link.getAttribute("href") ?? "/");
 }
 
+/** The button that counts new messages further down. */
 function showNewest(): void {
   scrollToEnd();
   if (!isTouch()) ui.message.focus();
@@ -2468,6 +2572,7 @@ function onLogResize(): void {
   logTop = top;
 }
 
+/** Having scrolled to the end by hand, the person has seen the new messages. */
 function onScroll(): void {
   wasAtEnd = isNearEnd();
   if (wasAtEnd && state.screen === "chat" && state.below > 0) dispatch({ type: "viewed", isAtEnd: true });
@@ -2499,6 +2604,7 @@ function fitViewport(): void {
   scrollTo(0, 0);
 }
 
+/** Events of the page's elements. `close` does not bubble, so the dialogs that need it have their own listeners. */
 function bindPage(): void {
   document.addEventListener("click", onAction);
   document.addEventListener("submit", onAction);
@@ -2517,11 +2623,13 @@ function bindPage(): void {
   new ResizeObserver(onLogResize).observe(ui.log);
 }
 
+/** Events of the browser: the tab, the address, the network, the screen. */
 function bindBrowser(): void {
   document.addEventListener("visibilitychange", onVisibility);
   addEventListener("popstate", route);
   // A browser may report both popstate and hashchange. By the second one, the token is out of the address.
   addEventListener("hashchange", () => location.hash && route());
+  // The old connection does not survive a change of network.
   addEventListener("online", startPolling);
   addEventListener("pagehide", stopPolling);
   addEventListener("pageshow", (event) => event.persisted && startPolling());
@@ -2530,6 +2638,7 @@ function bindBrowser(): void {
   setInterval(onTick, TICK_MS);
 }
 
+/** Everything that touches the page for the first time. It runs once, after the whole document has been parsed. */
 function start(): void {
   ui = findPage();
   plainIcon = ui.icon.href;

@@ -11,6 +11,9 @@ import {
   type ChatState,
   checkName,
   commandRows,
+  describeFailure,
+  endsInvite,
+  endsSession,
   formatDuration,
   getText,
   initial,
@@ -411,7 +414,7 @@ test("the page's limits are those of the server", () => {
 });
 
 // ---------------------------------------------------------------------------------------------------------
-// Texts and actions, in client.ts and index.html.
+// Texts, hues and actions, in client.ts and index.html.
 
 const script = readFileSync(new URL("../client.ts", import.meta.url), "utf8");
 const html = readFileSync(new URL("../index.html", import.meta.url), "utf8");
@@ -440,6 +443,16 @@ test("every text that the page refers to exists, and every text is used", () => 
   }
 });
 
+test("the texts and the hues know how many seats there are", () => {
+  const numbers: Record<number, string> = { 6: "six" };
+  const [seats, hours] = [numbers[LIMITS.seats], numbers[LIMITS.sessionMs / (60 * MINUTE)]];
+  assert.ok(TEXT["home.text"].includes(`up to ${seats} people`));
+  assert.ok(TEXT["invite.chatFull"].includes(`${seats} people are in it`));
+  assert.ok(TEXT["ended.time"].includes(`${hours} hours`));
+  const hues = Array.from(style.matchAll(/\[data-hue="(\d+)"\] { --h/g), ([, hue]) => Number(hue));
+  assert.deepEqual(hues, [...Array(LIMITS.seats).keys()]);
+});
+
 test("index.html refers only to texts without numbers or placeholders", () => {
   for (const key of attributeValues("data-text|data-label|data-placeholder")) {
     const text: unknown = Object.entries(TEXT).find(([name]) => name === key)?.[1];
@@ -453,6 +466,19 @@ test("texts are filled in once, literally, in the form that the number asks for"
   assert.equal(getText("name.taken", { name: "{person} $&", person: "Ana" }).startsWith("{person} $& is"), true);
   const plurals = Object.values(TEXT).filter((text) => typeof text === "object");
   for (const forms of plurals) assert.deepEqual(Object.keys(forms), ["one", "other"]);
+});
+
+test("errors have the page's own sentences, and the server's only where the page has none", () => {
+  const message = "The server's sentence.";
+  assert.equal(describeFailure({ code: "server_full", message }), TEXT["error.serverFull"]);
+  assert.equal(describeFailure({ code: "unreachable", message: "" }), TEXT["error.unreachable"]);
+  assert.equal(describeFailure({ code: "invalid_cursor", message }), message);
+});
+
+test("a full chat ends an invitation but no session, and an error of the moment ends neither", () => {
+  assert.deepEqual([endsSession("revoked_token"), endsInvite("revoked_token")], [true, true]);
+  assert.deepEqual([endsSession("chat_full"), endsInvite("chat_full")], [false, true]);
+  assert.deepEqual([endsSession("rate_limited"), endsInvite("unreachable")], [false, false]);
 });
 
 test("every button and form of index.html has an action that exists, and every action has a button or form", () => {
