@@ -46,7 +46,7 @@ const NAME_GRAPHEMES: (typeof LIMITS)["usernameGraphemes"] = 24;
 export const SESSION_MS: (typeof LIMITS)["sessionMs"] = 6 * 60 * 60_000;
 /** The server remembers a key for ten minutes. Stop 30 seconds earlier, because a request takes time too. */
 export const KEY_LIFE_MS = 9.5 * 60_000;
-/** How long the server may hold a poll, in seconds: short enough for proxies that cut silent connections at 30. */
+/** How long the server holds a poll, in seconds. Proxies and phones cut connections that are silent for a minute. */
 export const POLL_SECONDS = 25;
 /** A poll without an answer by then has lost its connection, usually because the computer slept. */
 const POLL_TIMEOUT_MS = 35_000;
@@ -206,7 +206,7 @@ export type NavigationEvent =
 /** Events on the join screen, with an invitation or without one. */
 export type JoinEvent =
   // The server no longer knows a chat of the list.
-  | { type: "chat expired"; chatId: string }
+  | { type: "chat forgotten"; chatId: string }
   | { type: "previewed"; preview: InviteLook }
   // A request failed for a reason other than the name.
   | { type: "failed"; notice: string }
@@ -260,7 +260,7 @@ export function update(state: State, event: StateEvent): State {
     case "chat opened":
     case "chat ended":
       return openScreen(event);
-    case "chat expired":
+    case "chat forgotten":
     case "previewed":
     case "failed":
     case "submitted":
@@ -310,7 +310,7 @@ function openScreen(event: NavigationEvent): State {
 /** Home and an invitation share the name field and its button, so they share most events too. */
 function updateJoin(state: HomeState | JoinState, event: JoinEvent): State {
   switch (event.type) {
-    case "chat expired":
+    case "chat forgotten":
       if (state.screen !== "home") return state;
       return { ...state, chats: state.chats.filter((chat) => chat.session.chat_id !== event.chatId) };
     case "previewed":
@@ -608,7 +608,8 @@ export const TEXT = {
   "name.label": "Your name",
   "name.missing": "Please enter a name, so the others know who is writing.",
   "name.long": "Please shorten the name to {max} characters.",
-  "name.taken": "{name} is already taken. Is that you, in another browser? Ask {person} to remove the old seat.",
+  "name.taken":
+    "The name {name} is already taken. Is that you, in another browser? Ask {person} to remove the old seat.",
   "name.takenBy": "the person who started the chat",
 
   "notice.noPage": "There is nothing at this address.",
@@ -761,7 +762,7 @@ function getTemplate(key: TextKey, count: number): string {
 }
 
 /** Checks a key from index.html, which the compiler does not see. A test makes sure that all of them exist. */
-export function isTextKey(key: string | undefined): key is TextKey {
+function isTextKey(key: string | undefined): key is TextKey {
   return key !== undefined && Object.hasOwn(TEXT, key);
 }
 
@@ -1034,7 +1035,7 @@ export function backoff(failures: number, random: () => number = Math.random): n
 }
 
 /** One command of the API panel. */
-export interface CommandRow {
+interface CommandRow {
   key: string;
   label: string;
   command: string;
@@ -1293,11 +1294,13 @@ function isErrorReply(reply: unknown): reply is ErrorReply {
 
 /**
  * True if no request with this session can succeed anymore. A session ends when its member leaves or is removed, when
- * the chat ends, after six hours, or with a restart of the host, which then does not recognize its own tokens.
+ * the chat ends, after six hours, or with a restart of the host, which then does not recognise its own tokens.
  */
 export function endsSession(code: Code): boolean {
-  return ["revoked_token", "chat_not_found", "expired_token", "invalid_token"].includes(code);
+  return SESSION_END_CODES.includes(code);
 }
+
+const SESSION_END_CODES: readonly Code[] = ["revoked_token", "chat_not_found", "expired_token", "invalid_token"];
 
 /** True if this invitation cannot be used. A full chat may have room again later, but the person has to return then. */
 export function endsInvite(code: Code): boolean {
@@ -1343,7 +1346,7 @@ function isShowing(chatId: string): boolean {
 // Polling. One loop with one AbortController; starting a loop aborts the previous one, so there are never two. A
 // browser opens only six connections to a host. Tabs therefore tell the server whether they are visible: it holds at
 // most four polls per browser, lets visible tabs go first and asks hidden ones to return later. Polling stops while
-// the page is in the back-forward cache, because an open connection would keep it from being cached at all.
+// the page is in the back-forward cache, because browsers do not keep pages there that have open requests.
 
 let polling: AbortController | undefined;
 
@@ -1563,7 +1566,7 @@ async function checkChat({ chat_id, session_token }: Session): Promise<void> {
   // A reply to HEAD has no body and so no error code. These three statuses mean that the seat or the chat is gone.
   if (answer.isOk || ![401, 403, 404].includes(answer.status)) return;
   forgetChat(chat_id);
-  dispatch({ type: "chat expired", chatId: chat_id });
+  dispatch({ type: "chat forgotten", chatId: chat_id });
 }
 
 /** Shows a chat in which this browser has a seat. Only the poll finds out whether that seat is still good. */
@@ -2488,7 +2491,7 @@ type InviteAction = "openInvite" | "closeInvite" | "copyLink" | "replaceInvite" 
 type PeopleAction = "openPeople" | "askToLeave" | "askToEnd" | "askToRemove";
 type ApiAction = "openApi" | "toggleTokens" | "copyCommand";
 type LogAction = "continueChat" | "showNewest" | "retryMessage" | "resendMessage" | "discardMessage";
-export type Action = FormAction | InviteAction | PeopleAction | ApiAction | LogAction | "closeDialog";
+type Action = FormAction | InviteAction | PeopleAction | ApiAction | LogAction | "closeDialog";
 
 /** The function for each action. `source` is the button or form; `id` is its `data-id`, if it has one. */
 export const ACTIONS: Readonly<Record<Action, (source: HTMLElement, id: string) => unknown>> = {

@@ -110,7 +110,7 @@ test("an event of another screen changes nothing, not even the object", () => {
 test("home lists the chats, and a dead one vanishes", () => {
   const home = after({ type: "home opened", notice: "hello", chats: [saved] });
   assert.deepEqual(home, { screen: "home", notice: "hello", chats: [saved], fieldError: "", isBusy: false });
-  const fewer = update(home, { type: "chat expired", chatId: saved.session.chat_id });
+  const fewer = update(home, { type: "chat forgotten", chatId: saved.session.chat_id });
   assert.deepEqual(fewer.screen === "home" && fewer.chats, []);
 });
 
@@ -463,7 +463,10 @@ test("index.html refers only to texts without numbers or placeholders", () => {
 test("texts are filled in once, literally, in the form that the number asks for", () => {
   assert.equal(getText("log.below", { count: 1 }), "1 new message ↓");
   assert.equal(getText("log.below", { count: 2 }), "2 new messages ↓");
-  assert.equal(getText("name.taken", { name: "{person} $&", person: "Ana" }).startsWith("{person} $& is"), true);
+  assert.equal(
+    getText("name.taken", { name: "{person} $&", person: "Ana" }).startsWith("The name {person} $& is"),
+    true,
+  );
   const plurals = Object.values(TEXT).filter((text) => typeof text === "object");
   for (const forms of plurals) assert.deepEqual(Object.keys(forms), ["one", "other"]);
 });
