@@ -1297,10 +1297,10 @@ function isErrorReply(reply: unknown): reply is ErrorReply {
  * the chat ends, after six hours, or with a restart of the host, which then does not recognise its own tokens.
  */
 export function endsSession(code: Code): boolean {
-  return SESSION_END_CODES.includes(code);
+  return SESSION_END_CODES.has(code);
 }
 
-const SESSION_END_CODES: readonly Code[] = ["revoked_token", "chat_not_found", "expired_token", "invalid_token"];
+const SESSION_END_CODES = new Set<Code>(["revoked_token", "chat_not_found", "expired_token", "invalid_token"]);
 
 /** True if this invitation cannot be used. A full chat may have room again later, but the person has to return then. */
 export function endsInvite(code: Code): boolean {

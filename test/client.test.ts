@@ -472,10 +472,10 @@ test("texts are filled in once, literally, in the form that the number asks for"
 });
 
 test("errors have the page's own sentences, and the server's only where the page has none", () => {
-  const message = "The server's sentence.";
-  assert.equal(describeFailure({ code: "server_full", message }), TEXT["error.serverFull"]);
+  const sentence = "The server's sentence.";
+  assert.equal(describeFailure({ code: "server_full", message: sentence }), TEXT["error.serverFull"]);
   assert.equal(describeFailure({ code: "unreachable", message: "" }), TEXT["error.unreachable"]);
-  assert.equal(describeFailure({ code: "invalid_cursor", message }), message);
+  assert.equal(describeFailure({ code: "invalid_cursor", message: sentence }), sentence);
 });
 
 test("a full chat ends an invitation but no session, and an error of the moment ends neither", () => {
