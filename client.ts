@@ -1529,7 +1529,7 @@ function fitComposer(): void {
 function route(): void {
   const pasted = /^#invite=(.+)$/.exec(location.hash)?.[1];
   // 16 characters. A host with several servers puts the name of one, up to 16 characters, and a dash before them.
-  const chatId = /^\/([\w-]{16,33})$/.exec(location.pathname)?.[1];
+  const chatId = /^\/([\w-]{16,33})\/?$/.exec(location.pathname)?.[1];
   // Remove the token at once, so that it gets into no history, screenshot or shared screen.
   if (location.hash || location.href.endsWith("#")) history.replaceState(null, "", location.pathname);
   if (!chatId) return showHome(location.pathname === "/" ? "" : getText("notice.noPage"));

@@ -305,6 +305,8 @@ type PublicRoute = { caller: "anyone"; handle: (context: RequestContext) => Repl
 type MemberRoute = { caller: "member" | "creator"; handle: MemberHandler };
 type MemberHandler = (context: RequestContext, member: Member) => Reply | Waiter;
 
+/** Search engines may list the home page but never a chat. */
+const ROBOTS = "User-agent: *\nAllow: /$\nDisallow: /\n";
 const CREATE_EXAMPLE = '{"username": "Ana"}';
 const JOIN_EXAMPLE = '{"invite_token": "INVITE_TOKEN", "username": "Ana"}';
 const POST_EXAMPLE = '{"text": "Hello"}, or plain text with "Content-Type: text/plain"';
@@ -327,9 +329,6 @@ export const ROUTES: readonly Route[] = [
   { method: "POST", path: "/:chat_id/leave", caller: "member", handle: leaveChat },
   { method: "DELETE", path: "/:chat_id/members/:member_id", caller: "creator", handle: removeMember },
 ];
-
-/** Search engines may list the home page but never a chat. */
-const ROBOTS = "User-agent: *\nAllow: /$\nDisallow: /\n";
 
 const LONGEST_CHAT_ID = NODE_NAME_LENGTH + 1 + RANDOM_ID_LENGTH;
 
@@ -559,10 +558,8 @@ function readSeatKey(context: RequestContext, scope: string): string | undefined
   return key && digest(`${scope} ${key}`);
 }
 
-type Poll = Pick<Waiter, "since" | "wait" | "isStream" | "browser" | "isVisible">;
-
 /** A reader's wishes: the query parameters `since`, `wait`, `browser` and `visible`. */
-function readPoll(context: RequestContext, cursor: number): Poll {
+function readPoll(context: RequestContext, cursor: number): Omit<Waiter, "kind" | "member" | "heldAt"> {
   const query = new URLSearchParams(context.query);
   const isLatest = query.get("since") === "latest";
   const since = isLatest ? cursor : readNumber(query, "since", cursor, "invalid_cursor");
@@ -1647,14 +1644,17 @@ async function stopServer(server: http.Server, state: ServerState): Promise<void
   server.closeAllConnections();
 }
 
-const EXAMPLE_URL = "https://chat.example.org";
 const SWITCH = { type: "boolean", pattern: /^(?:1|0|true|false)$/, needs: "1, true, 0 or false" } as const;
 
 /** The valid values of each flag. docs/usage.txt, the text of --help, explains the flags. */
 export const FLAGS = {
   port: { type: "string", pattern: /^[0-9]{1,5}$/, needs: "a number from 0 to 65535" },
   host: { type: "string", pattern: /^[^\s/]+$/, needs: "an address of this machine, such as 127.0.0.1" },
-  url: { type: "string", pattern: /^https?:\/\/[^\s/?#@]+\/?$/i, needs: `a scheme and a host, such as ${EXAMPLE_URL}` },
+  url: {
+    type: "string",
+    pattern: /^https?:\/\/[^\s/?#@]+\/?$/i,
+    needs: "a scheme and no path: https://chat.example.org",
+  },
   "tls-cert": { type: "string", pattern: /./, needs: "the path of a file" },
   "tls-key": { type: "string", pattern: /./, needs: "the path of a file" },
   "trust-proxy": SWITCH,
@@ -1675,8 +1675,7 @@ function readFlags(args: string[]): Partial<Record<FlagName, string | boolean>> 
   try {
     return parseArgs({ args, options: FLAGS }).values;
   } catch (error) {
-    // Node's first sentence names the flag. The rest explains what this program does not have, except that a value
-    // with a dash looks like another flag.
+    // Node's first sentence names the flag; the rest is about features that this program does not use.
     const sentence = messageOf(error).split(/\. |\.?\n/, 1)[0] ?? "";
     const [, name = ""] = /'(?:-\w, )?--([\w-]+)[^']*' argument/.exec(sentence) ?? [];
     const flag = Object.entries(FLAGS).find(([each]) => each === name)?.[1];
@@ -1720,8 +1719,7 @@ function readSetting(name: FlagName, given: string | undefined, env: NodeJS.Proc
 /** Runs the program: reads flags, listens, prints where, stops on a signal. Reports a failure in one line. */
 export async function main(argv: string[], env: NodeJS.ProcessEnv): Promise<void> {
   // Standard output may be closed or its disk full; neither is a reason to stop.
-  process.stdout.on("error", ignore);
-  process.stderr.on("error", ignore);
+  for (const stream of [process.stdout, process.stderr]) stream.on("error", ignore);
   // 2: bad usage. 1: it could not start.
   let exitCode = 2;
   try {
