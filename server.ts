@@ -1650,11 +1650,7 @@ const SWITCH = { type: "boolean", pattern: /^(?:1|0|true|false)$/, needs: "1, tr
 export const FLAGS = {
   port: { type: "string", pattern: /^[0-9]{1,5}$/, needs: "a number from 0 to 65535" },
   host: { type: "string", pattern: /^[^\s/]+$/, needs: "an address of this machine, such as 127.0.0.1" },
-  url: {
-    type: "string",
-    pattern: /^https?:\/\/[^\s/?#@]+\/?$/i,
-    needs: "a scheme and no path: https://chat.example.org",
-  },
+  url: { type: "string", pattern: /^https?:\/\/[^\s/?#@]+\/?$/i, needs: "a scheme, as in https://chat.example.org" },
   "tls-cert": { type: "string", pattern: /./, needs: "the path of a file" },
   "tls-key": { type: "string", pattern: /./, needs: "the path of a file" },
   "trust-proxy": SWITCH,
