@@ -143,8 +143,8 @@ measure("the message buckets of a chat", "there are six, however often people le
   };
   await comeAndGo();
   const grown = await added(1, comeAndGo);
-  assert.deepEqual(chat.messageBuckets.filter(() => true).length, 1);
-  assert.ok(chat.messageBuckets.length <= LIMITS.seats + 1 && grown < 100_000, `${grown} bytes`);
+  assert.deepEqual(chat.messageBucketFullAt.filter(() => true).length, 1);
+  assert.ok(chat.messageBucketFullAt.length <= LIMITS.seats + 1 && grown < 100_000, `${grown} bytes`);
   assert.ok(8 * (LIMITS.seats + 1) <= most);
 });
 
@@ -155,7 +155,7 @@ measure("the keys of a seat's posts", "256 are kept, however many are sent", asy
   const more = await added(5, () => say(chats, made, 4 * LIMITS.keysPerSeat));
   t.diagnostic(`${each} bytes per seat, ${more} more with four times as many`);
   assert.ok(each > 50_000 && each < most && more < 10_000, `${each} and ${more} bytes`);
-  assert.equal(made[0]?.keys?.size, LIMITS.keysPerSeat);
+  assert.equal(made[0]?.postsByKey?.size, LIMITS.keysPerSeat);
 });
 
 measure(

@@ -42,9 +42,9 @@ test("a request that stalls behind a held poll ends the connection", async (t) =
   for (const rest of ["GET / HTTP/1.1\r\nX-Slow: ", "POST /create HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"]) {
     const wire = await Wire.open(t, server.port);
     wire.write(poll + rest);
-    await until(() => server.app.chats.waiting === 1, "the poll to be held");
+    await until(() => server.app.chats.count().waiters === 1, "the poll to be held");
     await until(() => wire.isClosed, `the end after ${rest}`);
-    await until(() => server.app.chats.waiting === 0, "the poll to be forgotten");
+    await until(() => server.app.chats.count().waiters === 0, "the poll to be forgotten");
   }
 });
 
