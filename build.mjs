@@ -1,6 +1,7 @@
 // Source -> dist/. `node build.mjs` makes what `npm start` and the tests need:
 //
 //   dist/assets.json   the page (plain, gzip, brotli) and its security policy, the texts of docs/, the version
+//   dist/openapi.json  the OpenAPI document that the server serves, indented, for tests, docs/api.ts and the archives
 //   dist/server.cjs    the whole program as one CommonJS file (half the start-up time of an ES module)
 //
 // `node build.mjs --package` then makes of dist/server.cjs one executable for the machine it runs on:
@@ -58,6 +59,7 @@ async function buildAll() {
     metrics: read("docs/metrics.txt"),
   };
   writeBuilt("assets.json", Buffer.from(JSON.stringify(assets)));
+  writeBuilt("openapi.json", Buffer.from(await fillOpenapi(assets.openapi)));
   writeBuilt("server.cjs", await bundleServer());
 }
 
@@ -120,11 +122,70 @@ async function buildPage() {
   };
 }
 
-/** The OpenAPI document in one line, its version that of the package. */
+/**
+ * docs/openapi.json in one line, with the package's version and with error responses. The source has only lists of
+ * error codes, `x-errors`: one at the top for every operation, and one in each operation that can return more. This
+ * function replaces them by responses, whose status and sentence come from docs/errors.json. Placeholders such as
+ * {seats} stay, and the server fills them.
+ */
 function buildOpenapi() {
-  const document = JSON.parse(read("docs/openapi.json"));
+  const { "x-errors": generalCodes, ...document } = JSON.parse(read("docs/openapi.json"));
+  const errors = JSON.parse(read("docs/errors.json"));
+  const { examples, responses, schemas } = Object.assign(document.components, { examples: {} });
   document.info.version = version;
+  schemas.Error.properties.error.enum = Object.keys(errors);
+  for (const [error, { message }] of Object.entries(errors)) examples[error] = { value: { error, message } };
+  for (const operation of Object.values(document.paths).flatMap(Object.values)) {
+    if (!operation.responses) continue; // The parameters of a path, not an operation.
+    const { "x-errors": ownCodes = [] } = operation;
+    delete operation["x-errors"];
+    for (const [status, codes] of groupByStatus([...generalCodes, ...ownCodes], errors)) {
+      // For example ChatFullOrUsernameTaken. Operations that share a response refer to the same component.
+      const name = codes.map(toPascalCase).join("Or");
+      responses[name] ??= errorResponse(status, codes, errors);
+      operation.responses[status] = { $ref: `#/components/responses/${name}` };
+    }
+  }
   return JSON.stringify(document);
+}
+
+/** Error codes by status, in the order of docs/errors.json, so that the same codes always make the same response. */
+function groupByStatus(codes, errors) {
+  const unknown = codes.find((code) => !(code in errors));
+  if (unknown) throw new Error(`docs/openapi.json lists ${unknown}, which is not in docs/errors.json.`);
+  const ordered = Object.keys(errors).filter((code) => codes.includes(code));
+  return Map.groupBy(ordered, (code) => errors[code].status);
+}
+
+/** The OpenAPI response object of the codes that share a status. */
+function errorResponse(status, codes, errors) {
+  const header = errorHeader(status, codes);
+  const refs = codes.map((code) => [code, { $ref: `#/components/examples/${code}` }]);
+  const schema = { allOf: [{ $ref: "#/components/schemas/Error" }], properties: { error: { enum: codes } } };
+  return {
+    description: codes.map((code) => errors[code].message).join(" Or: "),
+    ...(header && { headers: { [header[0]]: { $ref: `#/components/headers/${header[1]}` } } }),
+    content: { "application/json": { schema, examples: Object.fromEntries(refs) } },
+  };
+}
+
+/** The header that an error brings along: its name and its component in docs/openapi.json. */
+function errorHeader(status, codes) {
+  if (status === 401) return ["WWW-Authenticate", "WwwAuthenticate"];
+  if (status === 405) return ["Allow", "Allow"];
+  if (status === 429) return ["Retry-After", "RetryAfter"];
+  // `stopping` has the same status but no Retry-After.
+  return codes.includes("server_full") ? ["Retry-After", "RetryAfterFull"] : undefined;
+}
+
+function toPascalCase(code) {
+  return code.replace(/(?:^|_)([a-z])/g, (_match, letter) => letter.toUpperCase());
+}
+
+/** The document as the server serves it, indented. Call this after dist/assets.json is written: server.ts imports it. */
+async function fillOpenapi(openapi) {
+  const { fillTemplate, LIMITS } = await import("./server.ts");
+  return `${JSON.stringify(JSON.parse(fillTemplate(openapi, LIMITS)), undefined, 2)}\n`;
 }
 
 async function bundleServer() {
@@ -363,7 +424,8 @@ async function makeArchive(platform) {
   const files = { [`${folder}/watch-party${suffix}`]: [readFileSync(path(`dist/${name}${suffix}`)), 0o755] };
   files[`${folder}/THIRD-PARTY-LICENSES.txt`] = [readFileSync(path(`dist/${thirdPartyName()}`)), 0o644];
   for (const file of ARCHIVED.flatMap(listFiles)) {
-    const bytes = readFileSync(path(file));
+    // The source of the OpenAPI document is of use only to the build.
+    const bytes = readFileSync(path(file === "docs/openapi.json" ? "dist/openapi.json" : file));
     files[`${folder}/${file}`] = [bytes, bytes.toString("latin1", 0, 2) === "#!" ? 0o755 : 0o644];
   }
   // Not by zlib: what it makes of the same bytes depends on its version and on the processor.

@@ -1,4 +1,5 @@
-// docs/openapi.json -> docs/api.md, for people: `npm run docs`. test/api.test.ts fails where it was forgotten.
+// dist/openapi.json -> docs/api.md, the API for people. `npm run docs` runs this after the build. test/api.test.ts fails
+// if docs/api.md is out of date.
 
 import { readFileSync, writeFileSync } from "node:fs";
 
@@ -45,15 +46,12 @@ interface OpenApi {
   components: Record<string, Record<string, { value: { message: string } }>>;
 }
 
-/** An operation with where it is. */
+/** An operation with its method and path. */
 type Endpoint = Operation & { method: string; path: string };
 
 const METHODS = new Set(["GET", "POST", "DELETE"]);
 
-/** What any request may be answered, whatever it asks for. */
-const GENERAL = new Set(["bad_request", "method_not_allowed", "timeout", "headers_too_large", "internal", "stopping"]);
-
-const SHELL_NAMES = `In the lines for a shell below, these are
+const SHELL_NAMES = `The shell lines below use these variables:
 
 \`\`\`sh
 url=http://localhost:8080
@@ -63,7 +61,7 @@ token=$(echo "$answer" | jq -r .session_token)
 invite=$(curl -s -X POST "$chat/invite" -H "Authorization: Bearer $token" | jq -r .invite_token)
 \`\`\``;
 
-const WINDOWS_LINES = `In PowerShell, \`Invoke-RestMethod\` does what curl and jq do together (not tried on Windows):
+const WINDOWS_LINES = `In PowerShell, \`Invoke-RestMethod\` does the work of curl and jq (not tested on Windows):
 
 \`\`\`powershell
 $url = "http://localhost:8080"
@@ -75,8 +73,8 @@ Invoke-RestMethod $chat -Method Post -Headers $headers -ContentType "text/plain;
 $news = Invoke-RestMethod "\${chat}?since=latest&wait=25" -Headers $headers
 \`\`\`
 
-In the Windows command prompt (cmd), curl takes double quotes only. Those within JSON need a backslash each. Copy
-\`chat_id\` and \`session_token\` from the first answer into the lines behind it:
+In the Windows command prompt (cmd), curl understands only double quotes. Inside JSON, each needs a backslash. Copy
+\`chat_id\` and \`session_token\` from the first reply into the lines that follow it:
 
 \`\`\`bat
 set url=http://localhost:8080
@@ -87,59 +85,69 @@ curl -s "%chat%" -H "Authorization: Bearer %token%" -d "{\\"text\\": \\"Hello\\"
 curl -s "%chat%?since=latest&wait=25" -H "Authorization: Bearer %token%"
 \`\`\``;
 
-/** The text of docs/api.md, from that of docs/openapi.json. */
+/** Generates the text of docs/api.md. `json`: the text of dist/openapi.json. */
 export function writeApiPage(json: string): string {
   const whole: unknown = JSON.parse(json);
-  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the edge: the tests hold it to OpenAPI's schema
+  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- test/openapi.test.ts validates it against OpenAPI's schema
   const openapi = resolve(whole, whole) as OpenApi;
   const endpoints = Object.entries(openapi.paths).flatMap(([path, item]) =>
     Object.entries(item)
       .map(([method, operation]) => Object.assign(operation, { method: method.toUpperCase(), path }))
       .filter(({ method }) => METHODS.has(method)),
   );
+  const general = sharedCodes(endpoints);
   const groups = openapi.tags.map((tag) => ({ ...tag, members: endpoints.filter(({ tags }) => tags[0] === tag.name) }));
   const parts = [
-    "<!-- Made from openapi.json by `npm run docs`. -->",
+    "<!-- Generated from openapi.json by `npm run docs`. -->",
     `# ${openapi.info.title}: the API`,
     openapi.info.description,
     "## Endpoints",
     table(
-      ["", "", "token"],
+      ["endpoint", "what it does", "token"],
       groups.flatMap(({ members }) => members.map((each) => [linkTo(each), each.summary, tokenFor(each)])),
     ),
     SHELL_NAMES,
     WINDOWS_LINES,
-    ...groups.flatMap((group) => [`## ${group.name}`, group.description].concat(group.members.flatMap(describe))),
+    ...groups.flatMap((group) =>
+      [`## ${group.name}`, group.description].concat(group.members.flatMap((each) => describe(each, general))),
+    ),
     "## Errors",
-    "With each endpoint stand those that are its own. Any request may be answered these:",
-    errorTable(openapi, endpoints, (code) => GENERAL.has(code)),
-    "The others:",
-    errorTable(openapi, endpoints, (code) => !GENERAL.has(code)),
+    "Any request can return these errors:",
+    errorTable(openapi, endpoints, (code) => general.has(code)),
+    "Each endpoint above lists which of these it can return:",
+    errorTable(openapi, endpoints, (code) => !general.has(code)),
   ];
   return `${parts.join("\n\n")}\n`;
 }
 
-function describe(endpoint: Endpoint): string[] {
+/** The error codes that every endpoint can return. */
+function sharedCodes(endpoints: Endpoint[]): Set<string> {
+  const [first = [], ...others] = endpoints.map(({ responses }) => Object.values(responses).flatMap(codesOf));
+  return new Set(first.filter((code) => others.every((codes) => codes.includes(code))));
+}
+
+function describe(endpoint: Endpoint, general: Set<string>): string[] {
   const { method, path, summary, description = "", parameters = [], requestBody, responses } = endpoint;
   const body = Object.values(requestBody?.content ?? {})[0]?.schema ?? {};
-  const given = parameters
+  const input = parameters
     .map(({ name, in: place, schema, description: what }) => [`\`${name}\``, `${place}, ${typeOf(schema)}`, what])
     .concat(fieldRows(body, "").map(([name = "", type = "", what = ""]) => [name, `body, ${type}`, what]));
-  const answers = Object.entries(responses).filter(([status]) => status < "400");
+  const replies = Object.entries(responses).filter(([status]) => status < "400");
+  // Beside a 201, a 200 is the reply to a repeated request and looks the same.
+  const isRepeat = (status: string): boolean => status === "200" && "201" in responses;
   return [
     `### \`${method} ${path}\``,
     `**${summary}.** ${description}`.trim(),
     `\`\`\`sh\n${shellLines(endpoint).join("\n")}\n\`\`\``,
-    table(["given", "as", ""], given),
-    ...answers.map(([status, answer]) => describeAnswer(status, answer)),
-    errorsOf(endpoint),
+    table(["parameter", "type", "description"], input),
+    ...replies.map(([status, reply]) => describeReply(status, isRepeat(status) ? { ...reply, content: {} } : reply)),
+    errorsOf(endpoint, general),
   ].filter((part) => part !== "");
 }
 
-/** An answer that is no error: what it means, an example, its fields. That to a repeated request looks like the first. */
-function describeAnswer(status: string, { description, content = {} }: Response): string {
-  const isRepeat = /earlier request/.test(description);
-  const forms = Object.entries(content).filter(([, { example }]) => example !== undefined && !isRepeat);
+/** A successful reply: what it means, then an example and the fields for each content type. */
+function describeReply(status: string, { description, content = {} }: Response): string {
+  const forms = Object.entries(content).filter(([, { example }]) => example !== undefined);
   return [`**${status}** ${description}`]
     .concat(...forms.map(([type, { schema, example }]) => [fence(type, example), fieldTable(schema)]))
     .filter((part) => part !== "")
@@ -147,7 +155,7 @@ function describeAnswer(status: string, { description, content = {} }: Response)
 }
 
 function fieldTable(schema: Schema): string {
-  return table(["answered", "", ""], fieldRows(schema, ""));
+  return table(["field", "type", "description"], fieldRows(schema, ""));
 }
 
 function fence(type: string, example: unknown): string {
@@ -156,7 +164,7 @@ function fence(type: string, example: unknown): string {
   return `${title}\`\`\`json\n${text}\n\`\`\``;
 }
 
-/** A row for each field of an object, those of objects in a list below it. */
+/** A row for each field of an object. The fields of objects in a list follow the list's row. */
 function fieldRows(schema: Schema, prefix: string): string[][] {
   return Object.entries(schema.properties ?? {}).flatMap(([name, field]) => {
     const optional = schema.required?.includes(name) === false ? ", optional" : "";
@@ -166,14 +174,14 @@ function fieldRows(schema: Schema, prefix: string): string[][] {
 }
 
 function typeOf({ type, const: only, oneOf, items, default: fallback }: Schema): string {
-  const without = fallback === undefined ? "" : `; ${JSON.stringify(fallback)} if not given`;
+  const without = fallback === undefined ? "" : `; ${JSON.stringify(fallback)} by default`;
   if (oneOf) return oneOf.map(typeOf).join(" or ") + without;
   if (only !== undefined) return `\`${JSON.stringify(only)}\``;
   if (items) return items.properties ? "list of objects" : `list of ${typeOf(items)}s`;
   return (Array.isArray(type) ? type.join(" or ") : (type ?? "")) + without;
 }
 
-/** One line for curl, and one more for each other form of the request or of the answer. */
+/** One curl line for each content type of the request, and one for a stream. */
 function shellLines(endpoint: Endpoint): string[] {
   const { method, path, parameters = [], requestBody, responses } = endpoint;
   const queries = parameters.filter((each) => each.in === "query" && each.example !== undefined);
@@ -199,18 +207,16 @@ function shellLines(endpoint: Endpoint): string[] {
   return isStream ? [...lines, stream] : lines;
 }
 
-/** Whose token a caller has to send. */
+/** Which token an endpoint needs. */
 function tokenFor({ security, responses }: Endpoint): string {
   const kinds = [...new Set(security.flatMap((each) => Object.keys(each)))];
   const isForCreator = codesOf(responses["403"] ?? { description: "" }).includes("not_creator");
-  return isForCreator
-    ? "the creator's"
-    : kinds.map((kind) => ({ session: "a member's" })[kind] ?? `an ${kind}'s`).join(" or ");
+  return isForCreator ? "session (creator)" : kinds.join(" or ");
 }
 
-function errorsOf({ responses }: Endpoint): string {
+function errorsOf({ responses }: Endpoint, general: Set<string>): string {
   const own = Object.entries(responses).flatMap(([status, each]) => {
-    const codes = codesOf(each).filter((code) => !GENERAL.has(code));
+    const codes = codesOf(each).filter((code) => !general.has(code));
     return codes.length > 0 ? [`${status} ${codes.map((code) => `\`${code}\``).join(", ")}`] : [];
   });
   return own.length > 0 ? `[Errors](#errors): ${own.join("; ")}.` : "";
@@ -235,7 +241,7 @@ function errorTable(openapi: OpenApi, endpoints: Endpoint[], isWanted: (code: st
   );
 }
 
-/** A link to an endpoint's heading, by the name that GitHub gives it. */
+/** A link to an endpoint's heading, by the anchor that GitHub generates. */
 function linkTo({ method, path }: Endpoint): string {
   const anchor = `${method} ${path}`
     .toLowerCase()
@@ -244,7 +250,7 @@ function linkTo({ method, path }: Endpoint): string {
   return `[\`${method} ${path}\`](#${anchor})`;
 }
 
-/** A table, or nothing where it has no rows. */
+/** A table, or "" if it has no rows. */
 function table(head: string[], rows: string[][]): string {
   if (rows.length === 0) return "";
   return [tableRow(head), `|${"---|".repeat(head.length)}`, ...rows.map(tableRow)].join("\n");
@@ -254,7 +260,7 @@ function tableRow(cells: string[]): string {
   return `| ${cells.map((cell) => cell.replaceAll("|", "\\|").replaceAll("<", "&lt;")).join(" | ")} |`;
 }
 
-/** The same with each reference, alone or in `allOf`, replaced by what it leads to; keys beside `allOf` win. */
+/** Replaces each reference, alone or in `allOf`, by its target. Keys next to `allOf` take precedence. */
 function resolve(value: unknown, whole: unknown): unknown {
   if (typeof value !== "object" || value === null) return value;
   if (Array.isArray(value)) return value.map((each) => resolve(each, whole));
@@ -270,6 +276,6 @@ function resolve(value: unknown, whole: unknown): unknown {
 }
 
 if (import.meta.main) {
-  const json = readFileSync(new URL("openapi.json", import.meta.url), "utf8");
+  const json = readFileSync(new URL("../dist/openapi.json", import.meta.url), "utf8");
   writeFileSync(new URL("api.md", import.meta.url), writeApiPage(json));
 }

@@ -15,7 +15,7 @@ interface OpenApi {
   components: Record<string, Record<string, object>>;
 }
 
-const text = readFileSync(new URL("../docs/openapi.json", import.meta.url), "utf8");
+const text = readFileSync(new URL("../dist/openapi.json", import.meta.url), "utf8");
 // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the edge: openapi.test.ts holds it to OpenAPI's schema
 export const openapi = JSON.parse(text) as OpenApi;
 

@@ -1,6 +1,6 @@
-// Other people's tools use docs/openapi.json. `npm run test:client` generates types from it with openapi-typescript
-// (into dist/openapi.d.ts), and openapi-fetch sends the requests with those types. Prism, a validating proxy, sits
-// between that client and the real server and refuses every answer that the document does not describe.
+// Other people's tools use the OpenAPI document (dist/openapi.json). `npm run test:client` generates types from it with
+// openapi-typescript (into dist/openapi.d.ts), and openapi-fetch sends requests with those types. Prism, a validating
+// proxy, sits between that client and the real server and rejects every reply that the document does not describe.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -16,7 +16,7 @@ import { countHeld, eventually } from "../proxies.ts";
 import type { components, paths } from "../../dist/openapi.d.ts";
 
 const PRISM = fileURLToPath(new URL("node_modules/@stoplight/prism-cli/dist/index.js", import.meta.url));
-const DOCUMENT = fileURLToPath(new URL("../../docs/openapi.json", import.meta.url));
+const DOCUMENT = fileURLToPath(new URL("../../dist/openapi.json", import.meta.url));
 
 type Client = ReturnType<typeof createClient<paths>>;
 type RefusalCode = components["responses"]["RateLimited"]["content"]["application/json"]["error"];
@@ -140,6 +140,16 @@ test("a refusal passes the proxy with its own code, and the generated types list
   // @ts-expect-error -- a 429 has no other code
   const unknown: RefusalCode = "too_large";
   assert.notEqual(known, unknown);
+});
+
+test("the poll of a client that is created for JSON needs no narrowing", async (t) => {
+  const program = await Program.start(t, LOCAL);
+  // docs/api.md recommends the second type argument. Without it `data` might be a stream or the page, both strings.
+  const client = createClient<paths, "application/json">({ baseUrl: `http://127.0.0.1:${program.port}` });
+  const session = dataOf(await client.POST("/create", { body: { username: "Ana" } }));
+  const params = { path: { chat_id: session.chat_id }, query: { since: 0, wait: 25 } };
+  const { data } = await client.GET("/{chat_id}", { params, headers: bearer(session.session_token) });
+  assert.equal(data?.cursor, 1);
 });
 
 test("Prism, as a mock, answers every documented error with its status and its example", async (t) => {

@@ -67,6 +67,7 @@ for (const [platform, suffix, ending] of PLATFORMS) {
       const originals: Record<string, string> = {
         [program]: `${DIST}${NAME}-${platform}${suffix}`,
         [LICENSES]: `${DIST}${NAME}-${LICENSES}`,
+        "docs/openapi.json": `${DIST}openapi.json`,
       };
       const original = originals[name] ?? `${ROOT}${name}`;
       const bytes = readFileSync(`${inside}/${name}`);
