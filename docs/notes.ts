@@ -1,8 +1,8 @@
-// CHANGELOG.md -> the text of one release: `node docs/notes.ts VERSION` prints it. The release workflow publishes that.
+// `node docs/notes.ts VERSION` prints a release's section of CHANGELOG.md. The release workflow publishes that text.
 
 import { readFileSync } from "node:fs";
 
-/** Returns the section of a version without its heading. @throws Error if the section is missing, empty or without a date */
+/** Returns the section of a version without its heading. @throws Error if the section is missing, undated or empty */
 export function releaseNotes(changelog: string, version: string): string {
   const sections = changelog.split(/^## /m).slice(1);
   const section = sections.find((each) => each.startsWith(`[${version}]`));

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""A bot that stays:  ./bot.py '<magic link>' [name]      (needs nothing but Python)
+"""A bot that survives a bad network:  ./bot.py '<magic link>' [name]      (needs only Python)
 
-It answers "!roll" with a throw of the dice. When the connection is lost it goes on from its cursor, so that each
-message is answered once; when the server tells it to wait, it waits. Ctrl-C gives its seat back. The exit code is 2
-if it cannot join, and 1 if its seat or the chat ends.
+It answers "!roll" with a throw of the dice. After a lost connection it continues from its cursor, so it answers each
+message once. If the server asks it to wait, it waits. Ctrl-C leaves the chat.
+
+The exit code is 2 if it cannot join, and 1 if its seat or the chat ends.
 """
 import http.client
 import json
@@ -30,7 +31,7 @@ def end(why):
 
 
 def sentence(error):
-    """What the server says; something else may answer at that address, and not in JSON."""
+    """The server's error message. Another program at that address may answer something else than JSON."""
     try:
         return json.loads(error.read())["message"]
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
@@ -38,7 +39,7 @@ def sentence(error):
 
 
 def call(path="", body=None):
-    """Repeats a request until there is an answer; because of the key nothing happens twice. Only joining gives up."""
+    """Repeats a request until it is answered. The key makes repeats harmless. Joining fails if nothing answers."""
     headers = {"Authorization": f"Bearer {token or invitation}", "Idempotency-Key": uuid.uuid4().hex}
     data = None if body is None else json.dumps(body).encode()
     while True:

@@ -1,7 +1,7 @@
 #!/bin/sh
 # A bot that answers each "ping" with a "pong":  ./bot.sh '<magic link>'      (needs curl and jq)
-# It takes a seat with the link, reads the chat as a stream, one message per line, and gives the seat back at the end.
-# When the chat ends or the server restarts, it prints the reason. The exit code is 2 if it cannot join, else 1.
+# It joins with the link, reads the chat as a stream with one message per line, and leaves when it ends.
+# If the chat ends or the server restarts, it prints the reason. The exit code is 2 if it cannot join, otherwise 1.
 case ${1:-} in
   http*"#invite="?*) chat=${1%%#*} ;;
   *) echo "usage: $0 '<magic link>'   (a magic link contains #invite=, so quote it)" >&2; exit 2 ;;

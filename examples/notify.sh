@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs a command, then tells the chat how it went:  ./notify.sh '<magic link>' make -j4      (needs curl and jq)
-# Its exit code is the command's, or 2 without a magic link and a command. It takes a seat, under the command's name,
-# only for as long as it speaks.
+# Runs a command, then posts its outcome:  ./notify.sh '<magic link>' make -j4      (needs curl and jq)
+# It joins under the command's name when the command has ended, posts one message, and leaves.
+# The exit code is the command's, or 2 if the magic link or the command is missing.
 case ${2:+$1} in
   http*"#invite="?*) link=$1 chat=${1%%#*} ;;
   *) echo "usage: $0 '<magic link>' <command> ...   (a magic link contains #invite=, so quote it)" >&2; exit 2 ;;
@@ -12,17 +12,17 @@ start=$(date +%s)
 code=$?
 if [ $code = 0 ]; then how=done; else how="failed with exit code $code"; fi
 
-# Repeated where the network or the server says "not now"; because of the key nothing happens twice.
+# Sends a request, and repeats it if the network or the server fails. The key makes repeats harmless.
 key=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
 post() { curl -sS -X POST --retry 3 --retry-connrefused --max-time 60 -H "Idempotency-Key: $key" "$@"; }
 join() { post "$chat/join" -H "Authorization: Bearer ${link#*#invite=}" -d "$1" 2> /dev/null; }
-# Reads an answer and prints a field of it, or nothing.
+# Reads an answer and prints one of its fields, or nothing if the field is missing.
 field() { jq -r ".$1 // empty" 2> /dev/null; }
 
 name=$(jq -n --arg name "$(basename -- "$1")" '{username: $name[:24]}')
 text=$(jq -n --arg text "$* on $(uname -n): $how after $(($(date +%s) - start)) s" '{text: $text[-300:]}')
 joined=$(join "$name")
-# If another member has that name, the server gives it Guest and a number.
+# If another member has this name, join without one. The server then chooses "Guest" and a number.
 case $joined in *'"username_taken"'*) joined=$(join '{}') ;; esac
 token=$(printf %s "$joined" | field session_token)
 if [ -n "$token" ]; then

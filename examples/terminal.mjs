@@ -1,5 +1,5 @@
-// The chat in a terminal:  node terminal.mjs '<magic link>' [name]      (needs Node.js 18 or newer, nothing else)
-// Each line typed is posted, each message of the others is printed. Ctrl-D gives the seat back.
+// The chat in a terminal:  node terminal.mjs '<magic link>' [name]      (needs only Node.js 18 or newer)
+// It posts each line that is typed and prints the messages of the other members. Ctrl-D leaves the chat.
 // The exit code is 2 if it cannot join, and 1 if its seat or the chat ends.
 import { randomUUID } from "node:crypto";
 import { createInterface } from "node:readline";
@@ -15,11 +15,11 @@ if (!chat) end("usage: node terminal.mjs '<magic link>' [name]   (a magic link c
 ({ session_token: token, member_id: me } = await post("/join", { username }));
 void read();
 for await (const text of createInterface({ input: process.stdin })) if (text.trim()) await post("", { text });
-isLeaving = true; // Else the stream would report the token as revoked.
+isLeaving = true; // Leaving revokes the token, and the stream must not report that as an error.
 await post("/leave", {});
 process.exit();
 
-/** Repeats the request until there is an answer; because of the key nothing happens twice. Only joining gives up. */
+/** Repeats a request until it is answered. The key makes repeats harmless. Joining fails if nothing answers. */
 async function post(path, body) {
   const headers = { Authorization: `Bearer ${token ?? invitation}`, "Idempotency-Key": randomUUID() };
   for (;;) {
@@ -33,7 +33,7 @@ async function post(path, body) {
   }
 }
 
-/** Prints the stream; where the connection is lost it goes on from where it was. */
+/** Prints the stream. After a lost connection it continues from the last cursor. */
 async function read() {
   const headers = { Authorization: `Bearer ${token}`, Accept: "application/x-ndjson" };
   for (;;) {
@@ -45,7 +45,7 @@ async function read() {
         unfinished = lines.pop();
         for (const line of lines) if (line) show(JSON.parse(line));
       }
-      // A refusal is no line, but JSON too.
+      // An error reply is JSON without a line end.
       if (unfinished) show(JSON.parse(unfinished));
     } catch (error) {
       console.error(`No answer (${error.message}), trying again.`);
@@ -57,7 +57,7 @@ async function read() {
 function show(line) {
   if (line.error && !isLeaving) end(line.message);
   if (line.missed) console.log("(Some messages are gone.)");
-  // Indented, so that a second line cannot pass for another member's message.
+  // Indent further lines, so that none of them looks like another member's message.
   const text = line.text?.replace(/[\n\u2028\u2029]/g, "\n    ");
   if (text && line.member_id !== me) console.log(`${line.username}: ${text}`);
   cursor = line.id ?? line.cursor ?? cursor;

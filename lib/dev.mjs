@@ -1,5 +1,5 @@
-// `npm run dev` runs this file under `node --watch`: it builds, starts the server, and builds again when a source
-// changes. A new dist/server.cjs then makes Node start this file again.
+// `npm run dev` runs this file under `node --watch`. It builds, starts the server, and builds again when a source file
+// changes. When dist/server.cjs changes, Node restarts this file.
 
 import { spawnSync } from "node:child_process";
 import { watch } from "node:fs";
@@ -11,7 +11,7 @@ const build = () => spawnSync(process.execPath, [path("build.mjs")], { stdio: "i
 build();
 let timer;
 for (const folder of ["", "docs"]) {
-  // Saving a file is several events in a row, so build when they are over.
+  // Saving a file causes several events in a row, so wait until they are over.
   watch(path(folder), () => {
     clearTimeout(timer);
     timer = setTimeout(build, 50);

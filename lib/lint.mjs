@@ -1,4 +1,4 @@
-// `npm run lint`: the checks that need no test run. Types, lint, format; the first that fails ends it.
+// `npm run lint`: types, lint and format. Stops at the first check that fails.
 
 import { spawnSync } from "node:child_process";
 import { existsSync, readdirSync } from "node:fs";
@@ -12,7 +12,7 @@ const TOOLS = [
   ["node_modules/oxfmt/bin/oxfmt", "--check"],
 ];
 
-// On an older Node, npm silently leaves out the program within oxlint, which is an optional package.
+// On an older Node, npm silently skips oxlint's binary, which is an optional package.
 const folder = `${root}node_modules/@oxlint/`;
 if (!existsSync(folder) || !readdirSync(folder).some((name) => name.startsWith("binding-"))) {
   console.error("npm has left out a part of oxlint: run `npm ci` with Node.js 20.19 or newer, or 22.12 or newer.");

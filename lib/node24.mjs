@@ -3,7 +3,7 @@
 // npm installs Node 24 on Linux and Windows (the optional packages in package.json) and links it as
 // node_modules/.bin/node. npm before 11.6.2 removes that link again (npm/cli#4362), so a script that relies on it
 // runs on the machine's own Node. Every npm script therefore starts here.
-// The syntax is what Node 12 can read, so that an old Node prints one sentence instead of a stack.
+// Node 12 can parse this file, so an old Node prints one sentence instead of a stack trace.
 
 import { spawn } from "child_process";
 import { existsSync, realpathSync } from "fs";
@@ -12,7 +12,7 @@ import { fileURLToPath } from "url";
 
 export const isOld = Number(process.versions.node.split(".")[0]) < 24;
 
-/** Runs Node 24 with these arguments on behalf of this process, which exits as Node 24 does. Never resolves. */
+/** Runs Node 24 with these arguments. This process passes signals on and exits like Node 24. Never resolves. */
 export function runNode24(args) {
   const system = process.platform === "win32" ? "win" : process.platform;
   const name = `node-${system}-${process.arch}`;
@@ -20,14 +20,14 @@ export function runNode24(args) {
   const node = isOld ? packed + (system === "win" ? ".exe" : "") : process.execPath;
   if (!existsSync(node)) explain(name);
 
-  // Programs that start `node` by name get the same one.
+  // Programs that start `node` by name get the same Node.
   process.env.PATH = dirname(node) + delimiter + process.env.PATH;
   const child = spawn(node, args, { stdio: "inherit" });
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"]) {
-    // Windows sends Ctrl+C to the child too, and has no other signals: there, kill() would stop the child at once.
+    // Windows sends Ctrl+C to the child too, and has no other signals. There, kill() would end the child at once.
     process.on(signal, () => system === "win" || child.kill(signal));
   }
-  // npm sends a signal to the shell that runs its script, and most shells end without passing it on.
+  // npm sends a signal to the shell that runs its script, and most shells exit without passing it on.
   const { ppid } = process;
   const watch = process.env.npm_lifecycle_event && setInterval(() => process.ppid === ppid || child.kill(), 250);
   child.on("error", () => explain(name));

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Does the executable run where there is nothing, and where it may do nothing? Makes a minimal Debian 12 in a
-# temporary folder, runs it in there as root, as nobody, and as nobody on a root file system that is mounted
-# read-only; each time holds a chat with it from outside, and stops it. Then starts it without a network.
+# Checks that the executable runs on a minimal system and with minimal permissions. Makes a minimal Debian 12 in a
+# temporary folder and runs the executable there as root, as nobody, without a network, and as nobody on a read-only
+# root file system. Except without a network, it also chats with the program from outside.
 #
 #   test/debian.sh [EXECUTABLE]     needs root, debootstrap, unshare, curl, jq and the network
 set -euo pipefail
@@ -24,7 +24,7 @@ trap clean_up EXIT
 
 echo "Unpacking a minimal Debian 12 ..."
 debootstrap --variant=minbase bookworm "$debian" >"$log" 2>&1 || { tail -n 20 "$log" >&2; exit 1; }
-chmod 755 "$debian" # nobody has to get in, too
+chmod 755 "$debian" # so that the user nobody can enter it
 install -m 755 "$executable" "$debian/watch-party"
 
 chroot=$(command -v chroot)
@@ -39,12 +39,12 @@ start_program unshare --net env -i "$chroot" --userspec=nobody:nogroup "$debian"
 stop_program
 echo "It starts without a network."
 
-# All of it read-only, /tmp and /dev/shm too, and no /proc: a bind mount in a mount namespace of its own.
+# A bind mount in a separate mount namespace makes all of it read-only, /tmp and /dev/shm included. There is no /proc.
 start_program unshare --mount bash -c '
   mount --bind "$1" "$1"
   mount -o remount,bind,ro "$1"
   exec env -i "$0" --userspec=nobody:nogroup "$1" /watch-party --port 0' "$chroot" "$debian"
-grep -Eq "^Uid:\s+$(id -u nobody)\s" "/proc/$program/status" || { echo "It runs as somebody else." >&2; exit 1; }
+grep -Eq "^Uid:\s+$(id -u nobody)\s" "/proc/$program/status" || { echo "It runs as another user." >&2; exit 1; }
 mounts=$(awk '{print $5, substr($6, 1, 3)}' "/proc/$program/mountinfo")
 [ "$mounts" = "/ ro," ] || { echo "It sees other file systems: $mounts" >&2; exit 1; }
 hold_chat

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Do the tests pass for an ordinary user of a machine that has little? Makes a minimal Debian 12 in a temporary folder,
-# and in it a user who may not make user namespaces. The first run lacks libraries: it must end in one line with the
-# command that installs them. After that command all tests must pass, with the coverage that is asked for.
+# Checks that the tests pass for an ordinary user of a minimal system. Makes a minimal Debian 12 in a temporary folder,
+# with a user who may not create user namespaces. The first run lacks libraries, so it must end with one line that
+# contains the command to install them. After that command all tests must pass, with the required coverage.
 #
 #   test/user.sh     needs root, debootstrap, unshare, the network, and node_modules
 set -euo pipefail
@@ -25,7 +25,7 @@ tar -c --exclude=./dist --exclude=./node_modules/.cache --exclude=./.git . | tar
 install -D -m 755 "$(readlink -f node_modules/node-linux-*/bin/node)" "$debian/usr/local/bin/node"
 chroot "$debian" chown -R ana:ana /home/ana
 
-# Runs a command in there as a user. The mounts are gone with the command.
+# Runs a command in the minimal Debian as a user. The mounts end with the command.
 inside() {
   unshare --mount bash -c '
     mount -t proc proc "$1/proc"
@@ -36,7 +36,7 @@ inside() {
 }
 
 if inside ana unshare --map-root-user true 2>/dev/null; then
-  echo "The user may make user namespaces." >&2
+  echo "The user may create user namespaces." >&2
   exit 1
 fi
 inside ana node build.mjs

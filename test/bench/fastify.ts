@@ -1,5 +1,5 @@
-// The rival among frameworks: fastify, with a schema for what comes in, and handlers that do what ours do with the
-// same store: look the token up in its seat, read what is new, clean and store what is said. No long polls.
+// The competing framework: fastify, with a schema for each request. Its handlers use our store and do the same work as
+// ours: they compare the token with the seat's, read new messages, and clean and store posts. It has no long polls.
 
 import { timingSafeEqual } from "node:crypto";
 import Fastify from "fastify";
@@ -81,7 +81,7 @@ app.post<{ Params: Params; Body: { text: string } }>(
   },
 );
 
-/** A chat as the bench makes it by HTTP where it can be made so; its id and its creator's token. */
+/** Creates a chat like the one that the bench creates in our server. Returns its id and its creator's token. */
 function makeChat(): string {
   const { chat } = chats.create("Ana", undefined);
   const { token } = at(chat.members, 0);

@@ -1,4 +1,4 @@
-// What is measured, in groups: each starts its servers, runs its rounds and stops them.
+// The measurements, in groups. Each group starts its servers, runs its rounds and stops the servers.
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { Agent } from "node:http";
@@ -28,7 +28,7 @@ export interface Settings {
   readonly isQuick: boolean;
   readonly rounds: number;
   readonly seconds: number;
-  /** For files that are gone afterwards. */
+  /** For temporary files. The caller deletes it. */
   readonly folder: string;
 }
 
@@ -46,7 +46,7 @@ function startHere(file: string, ...parameters: string[]): Promise<Target> {
 
 const agent = new Agent({ keepAlive: true });
 
-/** One request by the tests' own client. */
+/** Sends one request with the client of the tests. */
 function ask(target: Target, method: string, path: string, options: SendOptions = {}): Promise<Reply> {
   return send({ port: target.port, agent }, method, path, options);
 }
@@ -69,16 +69,16 @@ async function postTo(target: Target, { id, tokens }: Room, times: number): Prom
   }
 }
 
-/* Requests that are answered at once. */
+/* Requests with an immediate answer. */
 
-/** A probe of one request at one server, by wrk. */
+/** A probe that lets wrk send the same requests to one server. */
 function probe(settings: Settings, name: string, target: Target, lines: readonly string[]): Probe {
   const file = join(settings.folder, `${name.replaceAll(/\W/g, "-")}.txt`);
   writeFileSync(file, lines.map((line) => `${line}\n`).join(""));
   return () => load(name, target, file, settings.seconds);
 }
 
-/** GET and POST against the bare server and fastify, and a history against Nchan. Without wrk: nothing. */
+/** Compares GET and POST with the bare server and fastify, and a whole history with Nchan. Empty without wrk. */
 export async function measureRequests(settings: Settings): Promise<Series> {
   if (!hasProgram("wrk", "-v")) return new Map();
   const party = await startParty();
@@ -115,7 +115,7 @@ async function probeMessages(settings: Settings, party: Target): Promise<Probe[]
   ];
 }
 
-/** A bare server that gives our answers, with all of our headers or only some. */
+/** Starts a bare server that gives our answers, with all of our headers or some of them. */
 function startBare(
   { folder }: Settings,
   name: string,
@@ -123,7 +123,7 @@ function startBare(
   keeps: (header: string) => boolean,
 ): Promise<Target> {
   const fixed = Object.entries(answers).map(([method, { headers, text }]) => {
-    // Node adds these itself.
+    // Node adds these headers itself.
     const { date: _d, connection: _c, "keep-alive": _k, ...own } = headers;
     const kept = Object.entries(own).filter(([header]) => keeps(header));
     return [method, { headers: Object.fromEntries(kept), body: text }] as const;
@@ -167,16 +167,16 @@ function isListening(port: number): Promise<boolean> {
 
 export interface Growth {
   readonly series: Series;
-  /** Bytes of a chat with 30 messages, in memory and of these on the heap. */
+  /** Bytes per chat with 30 messages: resident, and of those on the heap. */
   readonly chat: Memory;
 }
 
-/** How many chats; 100,000 take a gigabyte and half a minute to make. */
+/** The numbers of chats to compare. 100,000 chats take a gigabyte, and half a minute to create. */
 export function chatCounts({ isQuick }: Settings): number[] {
   return isQuick ? [10, 1_000, 20_000] : [10, 1_000, 100_000];
 }
 
-/** GET and POST with few and many chats; first all that reads, as what is posted would be read too. */
+/** Measures GET and POST with few and many chats. All reads come first, because posts would make them longer. */
 export async function measureGrowth(settings: Settings): Promise<Growth> {
   const counts = chatCounts(settings);
   const stores = [];
@@ -187,7 +187,7 @@ export async function measureGrowth(settings: Settings): Promise<Growth> {
   const rounds = settings.isQuick ? 1 : settings.rounds;
   if (hasProgram("wrk", "-v")) {
     const gets = stores.map(({ count, target, rooms }) => {
-      // One message is new: the last of 30, behind the creator's joining.
+      // The creator's join moves the cursor to 1, so the 30 messages have the ids 2 to 31, and one is new after 30.
       const lines = rooms.map(({ id, tokens }) => requestLine("GET", `/${id}?since=30`, at(tokens, 0)));
       return probe(settings, `GET ${count}`, target, lines);
     });
@@ -257,7 +257,7 @@ export async function measureHeld(settings: Settings): Promise<Series> {
   return series;
 }
 
-/** Whether a server writes a line of JSON a message to who asks for that. */
+/** Whether a server offers a stream with one line of JSON per message. */
 async function hasStream(target: Target, { id, tokens }: Room): Promise<boolean> {
   const headers = { Accept: "application/x-ndjson" };
   const { headers: answered } = await ask(target, "HEAD", `/${id}`, { token: at(tokens, 0), headers });
@@ -275,14 +275,14 @@ async function probeFew({ seconds }: Settings, name: string, rooms: Rooms): Prom
 
 async function probeMany({ seconds }: Settings, name: string, rooms: Rooms): Promise<Record<string, number>> {
   const audience = await Audience.gather(rooms, 1_000);
-  // Each reader has been answered once before it counts.
+  // A warm-up, so that each reader has had one answer before the measurement.
   await audience.run(6_000, 1);
   const figures = await audience.run(6_000, seconds);
   await audience.leave();
   return named(`${name} 6000 at 6000`, figures);
 }
 
-/** What a reader held takes; of ours with few and many, and the CPU of a delivery to one of them. */
+/** The cost of a waiting reader: its memory in each server, and the CPU time per delivery with few and with many. */
 export interface HeldCost {
   readonly memory: Record<string, Memory | undefined>;
   readonly cpu: Record<string, number>;
@@ -310,7 +310,7 @@ export async function measureHeldCost(settings: Settings): Promise<HeldCost> {
   return { memory, cpu };
 }
 
-/** A file of answers for the bare server, to which nothing but connections matters. */
+/** Writes a file of minimal answers for the bare server, of which only the connections are measured. */
 function emptyAnswers({ folder }: Settings): string {
   const file = join(folder, "empty.json");
   const answer = { headers: { "Content-Length": 2 }, body: "{}" };
@@ -318,7 +318,7 @@ function emptyAnswers({ folder }: Settings): string {
   return file;
 }
 
-/** Microseconds of a delivery to one of so many readers. */
+/** CPU time per delivery to one of six times `roomCount` readers, in microseconds. */
 async function deliveryTo(rooms: Rooms, roomCount: number): Promise<number> {
   const audience = await Audience.gather(rooms, roomCount);
   await audience.run(6_000, 1);
@@ -327,7 +327,7 @@ async function deliveryTo(rooms: Rooms, roomCount: number): Promise<number> {
   return cpu;
 }
 
-/** What a reader held takes, in bytes. */
+/** Bytes per waiting reader. */
 async function memoryOfReader(rooms: Rooms, roomCount: number): Promise<Memory> {
   const before = await memoryNow(rooms.target);
   const audience = await Audience.gather(rooms, roomCount);
@@ -337,7 +337,7 @@ async function memoryOfReader(rooms: Rooms, roomCount: number): Promise<Memory> 
   return { rss: (after.rss - before.rss) / readers, heap: (after.heap - before.heap) / readers };
 }
 
-/** nginx has no heap to ask for. */
+/** The memory of a server now. nginx cannot report a heap. */
 async function memoryNow(target: Target): Promise<Memory> {
   const isOurs = target.child.spawnargs.includes("--expose-gc");
   return isOurs ? memoryOf(target) : { rss: residentOf(target.pid), heap: NaN };
@@ -345,7 +345,7 @@ async function memoryNow(target: Target): Promise<Memory> {
 
 /* Start. */
 
-/** From exec to the first answer, in milliseconds: the executable, if it has been made, and the same code in Node. */
+/** Milliseconds from exec to the first answer: of the same code in Node, and of the executable if it exists. */
 export async function measureStart(settings: Settings, executable: string | undefined): Promise<Series> {
   const commands = {
     node: [process.execPath, PROGRAM],

@@ -1,6 +1,5 @@
-// Readers who are waiting, and posts at a steady rate that do not wait for anything: an open loop. A post that the
-// server is late for is late for its readers too, as the time counts from when it was to be sent (no coordinated
-// omission).
+// Waiting readers, and posts at a steady rate that wait for nothing: an open loop. Latency counts from the time when a
+// post was due, so a stall of the server also counts against the posts that it delays (no coordinated omission).
 
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
@@ -13,16 +12,16 @@ const POSTING = 50;
 const MARK = '"text":"#';
 const DIGITS = 9;
 
-/** Some readers at one server, and what has arrived. */
+/** Waiting readers of one server, and the latencies of the messages that reached them. */
 export class Audience {
   readonly #rooms: Rooms;
   readonly #roomCount: number;
   readonly #readers: Socket[] = [];
   readonly #posters: Socket[] = [];
-  /** When each post was to be sent. */
+  /** When each post was due, by its number. */
   #due = new Float64Array(0);
   #latencies: number[] = [];
-  /** The first answer that was not a good one. */
+  /** The first answer that reported an error. */
   #failure: string | undefined;
 
   private constructor(rooms: Rooms, roomCount: number) {
@@ -30,7 +29,7 @@ export class Audience {
     this.#roomCount = roomCount;
   }
 
-  /** Connects six readers to each room and returns when all are held. */
+  /** Connects six readers to each room, and resolves when all of them are waiting. */
   static async gather(rooms: Rooms, roomCount: number): Promise<Audience> {
     const audience = new Audience(rooms, roomCount);
     for (let room = 0; room < roomCount; room += 1) {
@@ -38,7 +37,7 @@ export class Audience {
       await Promise.all(seats);
     }
     if (!rooms.isOwnSocket) await Promise.all(Array.from({ length: POSTING }, () => audience.#openPoster()));
-    // The next polls of those who were greeted have yet to arrive.
+    // Readers that got an answer have just sent their next poll. Give the polls time to arrive.
     await sleep(200);
     return audience;
   }
@@ -72,7 +71,7 @@ export class Audience {
     await greeted;
   }
 
-  /** Notes the messages in what has come; returns its end, in which one may have begun. */
+  /** Records the latency of each message in `text`. Returns its end, which may contain the start of another message. */
   #take(text: string): string {
     const now = performance.now();
     const length = MARK.length + DIGITS;
@@ -85,7 +84,7 @@ export class Audience {
     return text.slice(Math.max(from, text.length - length));
   }
 
-  /** Posts at `rate` deliveries a second for so many seconds; the CPU of a delivery and the times it took. */
+  /** Posts at `rate` deliveries per second. Returns the CPU time per delivery (µs) and the latencies (ms). */
   async run(rate: number, seconds: number): Promise<{ cpu: number; p50: number; p99: number }> {
     const posts = Math.round((rate * seconds) / ROOM_SIZE);
     this.#due = new Float64Array(posts);
@@ -102,7 +101,7 @@ export class Audience {
     return { cpu: (cpuOf(pid) - before) / expected, p50: at(0.5), p99: at(0.99) };
   }
 
-  /** Sends each post when it is due, or as soon after as this process gets to it. */
+  /** Sends each post when it is due, or as soon after that as this process can. */
   #post(posts: number, gap: number): Promise<void> {
     const start = performance.now();
     let next = 0;
@@ -139,14 +138,14 @@ async function openSocket(port: number): Promise<Socket> {
   return socket;
 }
 
-/** Whether an answer with a Content-Length is all there. */
+/** Whether an answer with a Content-Length is complete. */
 function isWhole(text: string): boolean {
   const head = text.indexOf("\r\n\r\n");
   const at = text.indexOf("Content-Length: ");
   return head > 0 && at > 0 && text.length >= head + 4 + parseInt(text.slice(at + 16, at + 26), 10);
 }
 
-/** Figures under a name: "… CPU", "… p99". */
+/** Names figures: "<name> CPU" and "<name> p99". */
 export function named(name: string, { cpu, p99 }: { cpu: number; p99: number }): Figures {
   return { [`${name} CPU`]: cpu, [`${name} p99`]: p99 };
 }

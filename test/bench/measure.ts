@@ -1,27 +1,27 @@
-// How the bench measures: processes pinned to a core, their CPU time as the kernel counts it, rounds in random
-// order, and what is made of the figures.
+// How the bench measures: processes pinned to a core, their CPU time as the kernel counts it, rounds in random order,
+// and statistics.
 
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync, readdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
-/** Servers run on the one, everything that asks them on the other: neither takes time from what is measured. */
+/** Servers run on one core and their clients on the other, so that the clients take no time from the servers. */
 const SERVER_CORE = "0";
 const LOAD_CORE = "1";
 
-/** Moves this process, and what it starts, to the core of the load. */
+/** Moves this process, and every process that it starts, to the clients' core. */
 export function pinLoad(): void {
   const { status } = spawnSync("taskset", ["-acp", LOAD_CORE, String(process.pid)]);
   if (status !== 0) throw new Error("The bench needs Linux, taskset and two cores.");
 }
 
-/** A server under measurement, started for itself and pinned. */
+/** A server under measurement, in its own pinned process. */
 export interface Target {
   readonly child: ChildProcess;
   readonly pid: number;
   readonly port: number;
-  /** What it printed up to its address. */
+  /** Its output up to its address. */
   readonly printed: string;
 }
 
@@ -31,7 +31,7 @@ export function fileHere(name: string): string {
   return fileURLToPath(new URL(name, import.meta.url));
 }
 
-/** Starts a server that prints its address (http://127.0.0.1:port), and waits for that. */
+/** Starts a server and waits until it has printed its address (http://127.0.0.1:port). */
 export async function startTarget(command: readonly string[]): Promise<Target> {
   const child = spawn("taskset", ["-c", SERVER_CORE, ...command], { stdio: ["pipe", "pipe", "inherit"] });
   let printed = "";
@@ -58,7 +58,7 @@ export async function stopTargets(): Promise<void> {
   await Promise.all([...running].map(stopTarget));
 }
 
-/** What a server of our own says of its memory after a full collection (`answerMemory`), in bytes. */
+/** The memory that a server reports after a full garbage collection (`answerMemory`), in bytes. */
 export interface Memory {
   rss: number;
   heap: number;
@@ -74,7 +74,7 @@ export async function memoryOf(target: Target): Promise<Memory> {
   return { rss, heap };
 }
 
-/** Microseconds of CPU that a process, its threads and its children have used so far. */
+/** Microseconds of CPU time that a process, its threads and its children have used so far. */
 export function cpuOf(pid: number): number {
   const path = `/proc/${pid}/task`;
   const own = readdirSync(path).map((task) => Number(readFileSync(`${path}/${task}/schedstat`, "utf8").split(" ")[0]));
@@ -82,7 +82,7 @@ export function cpuOf(pid: number): number {
   return childrenOf(pid).reduce((sum, child) => sum + cpuOf(child), total);
 }
 
-/** Bytes in memory of a process and its children. */
+/** Resident bytes of a process and its children. */
 export function residentOf(pid: number): number {
   const kilobytes = Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]);
   return childrenOf(pid).reduce((sum, child) => sum + residentOf(child), kilobytes * 1_024);
@@ -92,13 +92,13 @@ function childrenOf(pid: number): number[] {
   return readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").split(" ").filter(Boolean).map(Number);
 }
 
-/** What is measured in one round, by name. */
+/** The figures of one round, by name. */
 export type Figures = Record<string, number>;
 export type Probe = () => Promise<Figures>;
-/** Each figure of each round, a list for each name. */
+/** For each name, its figures in all rounds. */
 export type Series = ReadonlyMap<string, readonly number[]>;
 
-/** Runs all probes in each round once, in an order drawn anew; before the first a round that does not count. */
+/** Runs all probes once per round, each round in a new random order. Figures of the warm-up rounds are dropped. */
 export async function runRounds(title: string, rounds: number, probes: readonly Probe[], warmUp = 1): Promise<Series> {
   const series = new Map<string, number[]>();
   for (let round = 1 - warmUp; round <= rounds; round += 1) {
@@ -119,7 +119,7 @@ export function shuffled<Item>(items: readonly Item[]): Item[] {
     .map(({ item }) => item);
 }
 
-/** A figure over all rounds: the median, and the quartiles about it. */
+/** A figure over all rounds: the median and both quartiles. */
 export interface Summary {
   median: number;
   low: number;
@@ -136,7 +136,7 @@ export function summaryOf(series: Series, name: string): Summary | undefined {
   return summarise(series.get(name) ?? []);
 }
 
-/** The ratio of two figures taken inside each round: what slows the machine down for a while slows both. */
+/** The ratio of two figures within each round, because a slow moment of the machine affects both. */
 export function ratioOf(series: Series, over: string, under: string): Summary | undefined {
   const divisors = series.get(under) ?? [];
   const dividends = series.get(over) ?? [];

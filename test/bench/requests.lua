@@ -1,4 +1,4 @@
--- For wrk: sends the requests of a file in turn. One a line: method, path, token, JSON body (or nothing).
+-- For wrk: sends the requests of a file in turn. Each line has a method, a path, a token and a JSON body (or nothing).
 local requests, nextOne = {}, 0
 
 function init(args)

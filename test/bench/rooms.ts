@@ -1,18 +1,19 @@
-// What the load of held readers says to each server, byte for byte: rooms of six, all listening, one of them posting.
+// The bytes that waiting readers and posters send to each kind of server. A room is a chat, or its counterpart in
+// another server: six readers, one of whom also posts.
 
 import { createHash } from "node:crypto";
 import type { Target } from "./measure.ts";
 
 export const ROOM_SIZE = 6;
 
-/** How to talk to the rooms of one server. `room` and `seat` count from 0. */
+/** How to use the rooms of one server. `room` and `seat` count from 0. */
 export interface Rooms {
   readonly target: Target;
-  /** What a reader sends first; with `isGreeted` something comes at once. */
+  /** A reader's first request. With `isGreeted`, the server answers at once. */
   listen(room: number, seat: number): string;
-  /** What a reader sends after a whole answer; without it the first is a stream that goes on. */
+  /** A reader's request after each complete answer. Missing if the first request opens a stream. */
   readonly poll?: ((room: number, seat: number, answer: string) => string) | undefined;
-  /** What posts a text; on a connection for posts, or with `isOwnSocket` on that of a reader. */
+  /** The bytes that post a text. They use a separate connection, or with `isOwnSocket` the one of a reader. */
   post(room: number, text: string): string;
   readonly isOwnSocket?: true;
   readonly isGreeted?: true;
@@ -36,7 +37,7 @@ function postByHttp(path: string, headers: string, text: string): string {
   return `POST ${path} HTTP/1.1\r\n${headers}Content-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
 }
 
-/** Ours, by long polls. */
+/** Our server, read by long polls. */
 export function pollRooms(target: Target, rooms: readonly Room[]): Rooms {
   const request = (index: number, seat: number, since: string): string => {
     const room = roomAt(rooms, index);
@@ -46,7 +47,7 @@ export function pollRooms(target: Target, rooms: readonly Room[]): Rooms {
     target,
     isGreeted: true,
     listen: (room, seat) => request(room, seat, "0"),
-    // The last, as a message could hold the like.
+    // The last match, because the text of a message may contain `"cursor":` too.
     poll: (room, seat, answer) => {
       const start = answer.lastIndexOf('"cursor":') + 9;
       return request(room, seat, answer.slice(start, answer.indexOf(",", start)));
@@ -55,7 +56,7 @@ export function pollRooms(target: Target, rooms: readonly Room[]): Rooms {
   };
 }
 
-/** Ours, by streams. */
+/** Our server, read by streams. */
 export function streamRooms(target: Target, rooms: readonly Room[]): Rooms {
   const listen = (index: number, seat: number): string => {
     const room = roomAt(rooms, index);
@@ -73,7 +74,7 @@ function headerOf(answer: string, name: string): string {
   return answer.slice(start, answer.indexOf("\r\n", start));
 }
 
-/** How often its rooms were made: each time with new channels, as a channel shows its last messages to who comes. */
+/** Counts the calls. Each one uses new channels, because a channel sends its last messages to every new reader. */
 let nchanTimes = 0;
 
 export function nchanRooms(target: Target): Rooms {
@@ -90,7 +91,7 @@ export function nchanRooms(target: Target): Rooms {
   };
 }
 
-/** The bare server: connections that have been answered and stay open, which is the least that Node needs for one. */
+/** The bare server: connections that stay open after an answer, the least that Node needs for a connection. */
 export function idleRooms(target: Target): Rooms {
   return { target, isGreeted: true, listen: () => `GET / HTTP/1.1\r\n${HEADERS}\r\n`, post: () => "" };
 }
@@ -107,7 +108,7 @@ export function wsRooms(target: Target): Rooms {
   };
 }
 
-/** A WebSocket frame (RFC 6455, section 5.2) of a text under 126 bytes, masked by zeros, which leave it as it is. */
+/** A WebSocket frame (RFC 6455, section 5.2) of a text below 126 bytes. A mask of zeros leaves the text as it is. */
 function frame(text: string): string {
   return `\x81${String.fromCharCode(0x80 + text.length)}\0\0\0\0${text}`;
 }

@@ -1,5 +1,5 @@
-// `npm run bench`: measures this server beside what does nothing and what people would use instead, on two cores.
-// With --quick fewer and shorter rounds, and nothing is written; in full, docs/performance.md gets its figures.
+// `npm run bench` compares this server, on two cores, with a bare server and with the software that people would use
+// instead. The full run writes its figures into docs/performance.md. `--quick` runs fewer rounds and writes nothing.
 
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -21,7 +21,7 @@ async function main(): Promise<void> {
       held: await measureHeld(settings),
       heldCost: await measureHeldCost(settings),
       growth: await measureGrowth(settings),
-      // Without the executable, which `npm run package` makes, that of plain Node alone.
+      // Without the executable, which `npm run package` makes, only plain Node is measured.
       start: await measureStart(settings, existsSync(executable) ? executable : undefined),
     };
     printTable(makeRows(results), settings);

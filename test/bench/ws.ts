@@ -1,5 +1,5 @@
-// The rival among WebSockets: `ws`, with rooms by path. What one says goes to all in the room, the sender too, as a
-// message of the shape that ours has, serialised once.
+// The competing WebSocket server: `ws`, with one room per path. Each message goes to everyone in the room, the sender
+// included, in the same shape as ours, serialised once.
 
 import { createServer } from "node:http";
 import { type WebSocket, WebSocketServer } from "ws";

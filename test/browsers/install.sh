@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What `npm run test:browsers` needs of Debian: two browsers, a screen for the one that cannot do without, and
-# fonts for what people write. This list is the only one.
+# Installs the Debian packages for `npm run test:browsers`: two browsers, a virtual screen for the one that needs it,
+# and fonts for many scripts. No other file lists these packages.
 #
-#   test/browsers/install.sh            installs what is missing (as root, or by sudo)
-#   test/browsers/install.sh --check    installs nothing; says what is missing, and then fails
+#   test/browsers/install.sh            installs the missing packages (as root, or with sudo)
+#   test/browsers/install.sh --check    installs nothing, and fails with a list of the missing packages
 set -euo pipefail
 
 packages=(
@@ -23,7 +23,7 @@ done
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 if [ "${1:-}" = --check ]; then
-  echo "These tests need Debian packages that are not here: apt-get install ${missing[*]}" >&2
+  echo "These tests need missing Debian packages. Run: apt-get install ${missing[*]}" >&2
   exit 1
 fi
 as_root() {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# deploy/Containerfile, built by buildah in the folder of an unpacked archive with the very line that docs/hosting.md has
-# for podman. A minimal Debian stands for the base image. The program then runs from the image as an engine would run it:
-# as process 1, on files it cannot write, without a single capability.
+# Checks deploy/Containerfile. Buildah builds it in the folder of an unpacked archive, with podman's command line from
+# docs/hosting.md and a minimal Debian as the base image. The program then runs from the image as a container engine
+# would run it: as process 1, on a read-only file system, without capabilities.
 #
 #   test/deploy/container.sh [ARCHIVE]     needs root, buildah, debootstrap, curl, jq, unshare, setpriv and the network
 set -euo pipefail
@@ -17,7 +17,7 @@ fi
 folder=$(mktemp -d)
 log=$folder/log
 program=
-# Its images and containers lie in the temporary folder, not among this machine's own.
+# Keeps its images and containers in the temporary folder, apart from those of this machine.
 buildah() {
   command buildah --root "$folder/images" --runroot "$folder/run" --storage-driver overlay "$@"
 }
@@ -42,7 +42,7 @@ quietly buildah add "$empty" "$folder/debian" /
 quietly buildah commit --rm "$empty" "docker.io/library/$base"
 rm -rf --one-file-system "$folder/debian"
 
-# Only the arguments that say how to build where no container can be started are not in the document.
+# Runs `podman build` with buildah. The document lacks only the arguments for a machine that cannot start containers.
 podman() {
   [ "$1" = build ]
   quietly buildah build --isolation chroot --pull-never "${@:2}"
@@ -52,7 +52,7 @@ echo "$line"
 tar -xzf "$archive" -C "$folder"
 cd "$folder"/watch-party-*/
 size=$(du -sm . | cut -f 1)
-[ "$size" -lt 115 ] || { echo "The build's context has $size MB." >&2; exit 1; }
+[ "$size" -lt 115 ] || { echo "The build context has $size MB." >&2; exit 1; }
 eval "$line"
 
 container=$(buildah from --pull-never localhost/watch-party)
@@ -63,7 +63,7 @@ entrypoint=$(jq -er '.Entrypoint[0]' <<<"$config")
 mapfile -t variables < <(jq -er '.Env[]' <<<"$config")
 [[ " ${variables[*]} " = *" WATCH_PARTY_PORT=8080 "* ]]
 
-# A free port in place of the image's: this machine's network is not set apart as a container's is.
+# Uses a free port instead of the image's, because the program shares this machine's network.
 exec {output}< <(exec unshare --pid --fork --kill-child=KILL --mount bash -c '
   mount --bind "$0" "$0"
   mount -o remount,bind,ro "$0"
@@ -74,7 +74,7 @@ exec {output}< <(exec unshare --pid --fork --kill-child=KILL --mount bash -c '
 program=$!
 
 printed= address=
-# The curl line is the last that it prints; that none comes for 20 seconds is a failure.
+# The curl line is the last line that it prints. 20 seconds without a line count as a failure.
 while read -r -t 20 -u "$output" line; do
   printed+="$line"$'\n'
   case $line in
@@ -86,7 +86,7 @@ done
 
 inside=$(pgrep -P "$program")
 grep -q $'^NSpid:.*\t1$' "/proc/$inside/status" || { echo "It is not process 1." >&2; exit 1; }
-grep -Eq "^Uid:\s+${user%:*}\s" "/proc/$inside/status" || { echo "It runs as somebody else." >&2; exit 1; }
+grep -Eq "^Uid:\s+${user%:*}\s" "/proc/$inside/status" || { echo "It runs as another user." >&2; exit 1; }
 grep -Eq '^CapBnd:\s+0+$' "/proc/$inside/status" || { echo "It has capabilities." >&2; exit 1; }
 grep -Eq '^\S+ \S+ \S+ \S+ / ro,' "/proc/$inside/mountinfo" || { echo "It can write." >&2; exit 1; }
 
@@ -98,10 +98,10 @@ curl -sS --fail-with-body "$chat" -H "Authorization: Bearer $token" | jq -e '[.m
 curl -sS --fail-with-body "$address" -H 'Accept: text/html' >"$log"
 grep -q '<title>Watch Party</title>' "$log"
 
-# As an engine stops it.
+# Container engines stop a program with SIGTERM.
 kill -TERM "$inside"
 code=0
 wait "$program" || code=$?
 program=
-[ "$code" = 0 ] || { echo "It ended with exit code $code." >&2; exit 1; }
+[ "$code" = 0 ] || { echo "It exited with code $code." >&2; exit 1; }
 echo "The Containerfile's program runs as $user, process 1, read-only, without capabilities; exit code 0 on SIGTERM."

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Does the executable for ARM run? On another processor by qemu's emulation of a single program, with the C
-# library of Debian's cross compilers.
+# Checks that the executable for ARM runs. On another processor, qemu emulates it, with the C library of Debian's cross
+# compilers.
 #
 #   test/package/arm64.sh [EXECUTABLE]     needs qemu-user-static, libc6-arm64-cross, libstdc++6-arm64-cross, curl, jq
 set -euo pipefail

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# For the scripts that try an executable somewhere: the talk they all have with it. To be sourced.
-# Needs curl and jq, and `set -euo pipefail`.
+# Functions for the scripts that test the program in different environments: start it, chat with it, stop it. Source
+# this file after `set -euo pipefail`. Needs curl and jq.
 
-program= # what runs at the moment
+program= # the process id of the running program
 log=$(mktemp)
 
 end_talk() {
@@ -11,13 +11,13 @@ end_talk() {
 }
 trap end_talk EXIT
 
-# Starts the command, which becomes the program; returns when it has said where it listens, in $address.
+# Starts the command as the program. Waits until it has printed its address, and puts that into $address.
 start_program() {
   address=
   exec {output}< <(exec "$@")
   program=$!
   local line
-  # The curl line is the last that it prints; that none comes for 60 seconds is a failure.
+  # The curl line is the last line that it prints. 60 seconds without a line count as a failure.
   while read -r -t 60 -u "$output" line; do
     case $line in
       http://localhost:*) address=${line%% *} ;;
@@ -27,7 +27,7 @@ start_program() {
   [ -n "$address" ] || { echo "It printed no address." >&2; return 1; }
 }
 
-# A chat by curl, whose reader already waits when the message comes, and the page.
+# Chats with curl, with a reader that already waits when the message is posted. Then loads the page.
 hold_chat() {
   local answer token chat
   answer=$(curl -sS --fail-with-body "$address/create" -d '{"username": "Ana"}')
@@ -39,17 +39,17 @@ hold_chat() {
     jq -e '.text == "Hello"' >/dev/null
   wait "$reader"
   jq -e '[.messages[].text] == ["Hello"]' "$log" >/dev/null
-  # Not by a pipe: grep ends at the first match, and curl would complain of that.
+  # Not through a pipe: grep exits at the first match, and curl would then report an error.
   curl -sS --fail-with-body "$address" -H 'Accept: text/html' >"$log"
   grep -q '<title>Watch Party</title>' "$log"
 }
 
-# Stops it as systemd and container engines do.
+# Stops the program as systemd and container engines do.
 stop_program() {
   kill -TERM "$program"
   local code=0
   wait "$program" || code=$?
   program=
   exec {output}<&-
-  [ "$code" = 0 ] || { echo "It ended with exit code $code." >&2; return 1; }
+  [ "$code" = 0 ] || { echo "It exited with code $code." >&2; return 1; }
 }
