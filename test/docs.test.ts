@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { globSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { LIMITS } from "../server.ts";
 
 const ROOT = new URL("../", import.meta.url);
 
@@ -42,4 +43,21 @@ test("the documents with shell lines are found", () => {
     assert.ok(documents.includes(name), name);
     assert.ok(shellBlocks(name).join("").trim().length > 0, name);
   }
+});
+
+test("every text that says how many people fit into a chat says the same as LIMITS", () => {
+  const words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
+  const [all, others] = [words[LIMITS.seats], words[LIMITS.seats - 1]];
+  let count = 0;
+  for (const name of ["README.md", "index.html", "client.ts", "docs/help.txt", "docs/usage.txt", "docs/api.md"]) {
+    const text = readFileSync(new URL(`../${name}`, import.meta.url), "utf8");
+    for (const [sentence, number = ""] of text.matchAll(
+      /(?:up to|all|at most|more than) (\w+) (?:people|others|members|seats)/gi,
+    )) {
+      if (!words.includes(number)) continue;
+      assert.ok(number === all || number === others, `${name}: ${sentence}`);
+      count += 1;
+    }
+  }
+  assert.ok(count >= 5, `${count} sentences`);
 });
