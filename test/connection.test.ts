@@ -70,7 +70,7 @@ async function startFaultyProxy(t: TestContext, { port }: TestSite): Promise<Fau
     });
     far.on("data", (chunk) => {
       polls.delete(far);
-      // The first data may be the answer to the POST, or to a poll that returns the new message. Drop both.
+      // The first data is the answer to the POST, or to a poll that returns the new message. Both are dropped.
       if (hasPosted) cut();
       else near.write(chunk);
     });

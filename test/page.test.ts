@@ -956,7 +956,7 @@ test("every dialog works with the keyboard alone and returns the focus when it c
   await page.keyboard.type("Hello");
   await page.keyboard.press("Enter");
   await tabTo(page, "inviteOpen");
-  // The dialog creates a link. Its arrival clears the status, so it must come before "Copied".
+  // The dialog creates a new link, which clears the status. Wait for it, or it could clear "Copied".
   const created = page.waitForResponse((response) => response.url().endsWith("/invite"));
   const closeInvitation = await openDialog("inviteOpen", "Invite people");
   await (await created).finished();
