@@ -502,7 +502,7 @@ test("if a failed message gets too old while Retry is shown, Retry asks instead 
   assert.deepEqual(await readTextsByApi(site, jonas), ["too old"]);
 });
 
-test("the page asks before it resends a message that failed ten minutes ago, and can delete it", async (t) => {
+test("a message that failed more than ten minutes ago can be sent again after a question, or deleted", async (t) => {
   const { page } = await startChatWithJonas(t, browser);
   await page.evaluate(() => {
     for (const [index, key] of ["a", "b"].entries()) {
@@ -542,7 +542,7 @@ function readAnimations(page: Page): Promise<string[]> {
   return messages.evaluateAll((items) => items.map((item) => getComputedStyle(item).animationName));
 }
 
-test("messages from others appear with an animation, unless the person prefers reduced motion", async (t) => {
+test("only messages from others are animated, and none if the person prefers reduced motion", async (t) => {
   const { site, page, link, jonas } = await startChatWithJonas(t, browser);
   const animated = (await newPerson(t, browser, { reducedMotion: "no-preference" })).page;
   await join(animated, link, "Mia");

@@ -202,7 +202,7 @@ async function untilSent(person: Person): Promise<void> {
   });
 }
 
-// The functions passed to `run` and `until` below run in the page.
+// These three run in the page, so they can use nothing but their parameters and the page.
 
 function readDraft(): string {
   return document.querySelector<HTMLTextAreaElement>("#message")?.value ?? "";
