@@ -1,8 +1,9 @@
-// A real browser for the page's tests, and a server for it to visit: on http://party.test, which is neither
-// https nor localhost, so that whatever a browser withholds from such pages is missing here too.
+// A real browser for the page's tests, and a server for it to open. The browser reaches the server as
+// http://party.test, which is neither https nor localhost. Browsers withhold some APIs from such pages, so the
+// tests have to manage without them too.
 //
-// On Linux the browser is the Chromium that npm has installed (@sparticuz/chromium: no apt, no download); on
-// macOS and Windows an installed Chrome or Edge.
+// On Linux the browser is the Chromium from npm (@sparticuz/chromium), which needs no apt package and no further
+// download. On macOS and Windows it is an installed Chrome or Edge.
 
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
@@ -12,32 +13,33 @@ import { fileURLToPath } from "node:url";
 import { type Browser, type BrowserContext, type BrowserContextOptions, chromium, type Page } from "playwright-core";
 import { type App, type AppOptions, createApp } from "../server.ts";
 
-const NO_BROWSER = "The page's tests need Google Chrome or Microsoft Edge on this computer, and found neither.";
+const NO_BROWSER = "The page's tests need Google Chrome or Microsoft Edge. Neither is installed on this computer.";
 
-// Not chromium.args of @sparticuz/chromium: those switch web security off.
+// @sparticuz/chromium has its own list, `chromium.args`, but that one turns web security off.
 const ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP party.test 127.0.0.1"];
 
 /**
- * Starts the browser; an `Error` in one plain sentence where there is none. On Linux with the one font that comes with
- * it, so that a word is as wide on every machine, or else with what this one has (one font has no Hebrew, say).
+ * Starts the browser. Throws an `Error` with one plain sentence if no browser is installed. On Linux, `fonts` chooses
+ * between the font bundled with Chromium, which makes a word equally wide on every machine, and the fonts of this
+ * machine, which cover more scripts (the bundled font has no Hebrew, for example).
  */
-export async function launchBrowser(fonts: "its own" | "this machine's" = "its own"): Promise<Browser> {
+export async function launchBrowser(fonts: "bundled" | "system" = "bundled"): Promise<Browser> {
   if (process.platform === "linux") {
     const folder = await unpackChromium();
-    const env = fonts === "its own" ? { ...process.env, FONTCONFIG_FILE: `${folder}/fonts.conf` } : process.env;
+    const env = fonts === "bundled" ? { ...process.env, FONTCONFIG_FILE: `${folder}/fonts.conf` } : process.env;
     return chromium.launch({ args: ARGUMENTS, executablePath: `${folder}/chromium`, env });
   }
   for (const channel of ["chrome", "msedge"]) {
     try {
       return await chromium.launch({ args: ARGUMENTS, channel });
     } catch {
-      // The next one may be there.
+      // Try the next one.
     }
   }
   throw new Error(NO_BROWSER);
 }
 
-/** Why the browser does not start, and what helps, in one sentence; undefined if it starts. */
+/** Returns one sentence that says why the browser does not start and how to fix it; undefined if it starts. */
 export async function explainBrowser(): Promise<string | undefined> {
   try {
     await (await launchBrowser()).close();
@@ -46,18 +48,19 @@ export async function explainBrowser(): Promise<string | undefined> {
     const reason = error instanceof Error ? error.message : String(error);
     if (process.platform !== "linux") return reason;
     const missing = missingLibraries(spawnSync("ldd", [`${await unpackChromium()}/chromium`]).stdout?.toString() ?? "");
-    if (missing.length === 0) return `Chromium, which the page's tests need, does not start here: ${reason}`;
+    if (missing.length === 0) return `Chromium, which the page's tests need, does not start: ${reason}`;
     const command = `apt-get update && apt-get install -y ${packagesOf(missing).join(" ")}`;
-    return `Chromium, which the page's tests need, lacks ${missing.join(", ")}: on Debian or Ubuntu, run \`${command}\` as root.`;
+    const problem = `Chromium, which the page's tests need, is missing ${missing.join(", ")}.`;
+    return `${problem} On Debian or Ubuntu, run \`${command}\` as root.`;
   }
 }
 
-/** The libraries that ldd(1) did not find. */
+/** Returns the libraries that ldd(1) reported as missing. */
 export function missingLibraries(ldd: string): string[] {
   return Array.from(ldd.matchAll(/^\s*(\S+) => not found$/gm), ([, name = ""]) => name).toSorted();
 }
 
-/** Libraries whose Debian package has another name than they. */
+/** Libraries whose Debian package does not follow the naming rule below. */
 const SHARED_PACKAGES = new Map([
   ["libnssutil3.so", "libnss3"],
   ["libsmime3.so", "libnss3"],
@@ -65,7 +68,7 @@ const SHARED_PACKAGES = new Map([
   ["libplds4.so", "libnspr4"],
 ]);
 
-/** The Debian packages of some libraries, by Debian's rule for their names (Policy Manual, section 8.1). */
+/** Returns the Debian packages of some libraries, by Debian's naming rule (Policy Manual, section 8.1). */
 export function packagesOf(libraries: string[]): string[] {
   const names = libraries.map((library) => {
     const [, name = library, version = ""] = /^(.+)\.so\.?(\d*)/.exec(library) ?? [];
@@ -76,8 +79,9 @@ export function packagesOf(libraries: string[]): string[] {
 }
 
 /**
- * Unpacks Chromium once, below node_modules: it takes ten seconds. Into a folder of its own first, so that
- * test files that start together, or one that is interrupted, never leave a half-written program.
+ * Unpacks Chromium below node_modules, which takes ten seconds, and returns its folder. Later calls find it there.
+ * Each call unpacks into a temporary folder and then renames it, so test files that start together, or one that is
+ * interrupted, never leave a half-written program behind.
  */
 export async function unpackChromium(): Promise<string> {
   const cache = fileURLToPath(new URL("../node_modules/.cache/", import.meta.url));
@@ -91,7 +95,7 @@ export async function unpackChromium(): Promise<string> {
     try {
       renameSync(unfinished, folder);
     } catch {
-      // Somebody else was first.
+      // Another test file was faster.
       rmSync(unfinished, { recursive: true });
     }
   }
@@ -107,29 +111,45 @@ async function unpackInto(folder: string): Promise<void> {
   else process.env["TMPDIR"] = before;
 }
 
-export interface Party {
+export interface TestSite {
   app: App;
-  /** "http://party.test:PORT" */
+  /** The address for the browser: "http://party.test:PORT". */
   origin: string;
+  /** The address for requests from Node: "http://127.0.0.1:PORT". */
+  localOrigin: string;
+  port: number;
 }
 
-/** A server in this process, on a free port unless one is given; gone when the test is. */
-export async function startParty(t: TestContext, options: AppOptions = {}, port = 0): Promise<Party> {
-  // The limits have tests of their own; here scripts write faster than people.
+/** Starts a server in this process, by default on a free port. It stops when the test ends. */
+export async function startSite(t: TestContext, options: AppOptions = {}, port = 0): Promise<TestSite> {
+  // Other tests cover the rate limits. Here the scripts write faster than people do.
   const app = createApp({ rateLimit: false, ...options });
-  await new Promise<void>((resolve) => app.server.listen(port, "127.0.0.1", resolve));
+  const site = await openSite(app, port);
   t.after(() => app.stop());
+  return site;
+}
+
+/** Makes an app listen on a port, and returns it with its addresses. */
+export async function openSite(app: App, port = 0): Promise<TestSite> {
+  await new Promise<void>((resolve) => app.server.listen(port, "127.0.0.1", resolve));
   const address = app.server.address();
   assert.ok(typeof address === "object" && address);
-  return { app, origin: `http://party.test:${address.port}` };
+  const origin = `http://party.test:${address.port}`;
+  return { app, origin, localOrigin: toLocal(origin), port: address.port };
 }
 
-/** One person's browser: its own storage, English, and an eye on everything that goes wrong unseen. */
+/** Returns an address of the site for requests from Node, which cannot resolve party.test. */
+export function toLocal(address: string): string {
+  return address.replace("party.test", "127.0.0.1");
+}
+
+/** One person's browser, with separate storage. */
 export interface Person {
   context: BrowserContext;
   page: Page;
 }
 
+/** Opens a browser for one person, in English. The test fails if its console has any message at the end. */
 export async function newPerson(
   t: TestContext,
   browser: Browser,
@@ -142,16 +162,16 @@ export async function newPerson(
     ...options,
   });
   context.setDefaultTimeout(8000);
-  const complaints: string[] = [];
-  context.on("weberror", (error) => complaints.push(`error: ${error.error().message}`));
-  context.on("console", (message) => complaints.push(`${message.type()}: ${message.text()}`));
+  const consoleMessages: string[] = [];
+  context.on("weberror", (error) => consoleMessages.push(`error: ${error.error().message}`));
+  context.on("console", (message) => consoleMessages.push(`${message.type()}: ${message.text()}`));
   await context.addInitScript(() =>
     document.addEventListener("securitypolicyviolation", (event) => console.error(event.violatedDirective)),
   );
   t.after(async () => {
     await context.close();
-    // Some flows cut the connection or are refused on purpose, which Chromium reports by itself.
-    const unexpected = complaints.filter((text) => !text.includes("Failed to load resource"));
+    // Chromium itself reports failed requests. Some tests cut the connection or provoke an error on purpose.
+    const unexpected = consoleMessages.filter((text) => !text.includes("Failed to load resource"));
     assert.deepEqual(unexpected, [], "the console stays empty");
   });
   return { context, page: await context.newPage() };

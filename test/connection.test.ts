@@ -1,26 +1,28 @@
-// The page when things go wrong around it: the network is cut, the computer sleeps, a phone freezes the tab or
-// lays its keyboard over it, the browser keeps nothing. In a real browser, on http://party.test.
+// The page in a real browser when something around it fails: the network is down, the computer sleeps, a phone freezes
+// the tab or covers part of it with the keyboard, the browser stores nothing.
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { connect, createServer, type Socket } from "node:net";
 import { after as afterAll, before as beforeAll, test, type TestContext } from "node:test";
 import type { Browser, Page } from "playwright-core";
-import type { MessageView, PollReply, Session } from "../server.ts";
-import { launchBrowser, newPerson, type Party, startParty } from "./browser.ts";
+import type { PollReply, Session } from "../server.ts";
+import { launchBrowser, newPerson, startSite, type TestSite, toLocal } from "./browser.ts";
+import { until } from "./helpers.ts";
 import {
-  anaAndJonas,
   call,
-  invitation,
-  isIn,
   join,
-  joinByScript,
-  notice,
+  joinByApi,
   PHONE,
-  reads,
-  say,
-  sayByScript,
+  postByApi,
+  readInviteLink,
+  readTextsByApi,
+  sendMessage,
   start,
+  startChatWithJonas,
+  waitForLog,
+  waitForMessages,
+  waitForNotice,
 } from "./people.ts";
 
 let browser: Browser;
@@ -30,27 +32,26 @@ beforeAll(async () => {
 afterAll(() => browser.close());
 
 // ---------------------------------------------------------------------------------------------------------
-// A network that fails on demand.
+// A network that fails.
 
-/** The network between browser and server. */
-interface Cable {
-  /** The server's address by way of the cable. */
+/** A TCP proxy between the browser and the server, which fails on demand. */
+interface FaultyProxy {
+  /** The server's address through the proxy. */
   origin: string;
-  /** Ends all connections, and refuses new ones. */
+  /** Ends all connections and refuses new ones. */
   cut(): void;
-  mend(): void;
-  /** Cuts as soon as the server has taken a POST; its answer is lost. */
-  cutAtAnswer(): void;
-  /** What is held now gets no answer any more, and nobody is told: the connections of a computer that slept. */
-  deaden(): void;
+  restore(): void;
+  /** Cuts the connections once the server has received a POST, so that its answer is lost. */
+  cutBeforeReply(): void;
+  /** Drops the answers to all waiting polls but keeps the connections open, as when a computer has slept. */
+  stall(): void;
 }
 
-async function layCable(t: TestContext, party: Party): Promise<Cable> {
-  const port = Number(new URL(party.origin).port);
+async function startFaultyProxy(t: TestContext, { port }: TestSite): Promise<FaultyProxy> {
   let isCut = false;
-  let loses = false;
-  let isPosting = false;
-  const held = new Set<Socket>();
+  let losesReplies = false;
+  let hasPosted = false;
+  const polls = new Set<Socket>();
   const sockets = new Set<Socket>();
   const cut = () => {
     isCut = true;
@@ -63,14 +64,14 @@ async function layCable(t: TestContext, party: Party): Promise<Cable> {
     }
     const far = connect(port, "127.0.0.1");
     near.on("data", (chunk) => {
-      if (loses) isPosting ||= chunk.includes("POST /");
-      if (chunk.includes("&wait=25")) held.add(far);
+      if (losesReplies) hasPosted ||= chunk.includes("POST /");
+      if (chunk.includes("&wait=25")) polls.add(far);
       far.write(chunk);
     });
     far.on("data", (chunk) => {
-      held.delete(far);
-      // Be it an answer to the POST, or to a poll that tells of what was posted.
-      if (isPosting) cut();
+      polls.delete(far);
+      // The first data is the answer to the POST, or to a poll that returns the new message. Both are dropped.
+      if (hasPosted) cut();
       else near.write(chunk);
     });
     for (const [socket, other] of [[near, far] as const, [far, near] as const]) {
@@ -92,140 +93,135 @@ async function layCable(t: TestContext, party: Party): Promise<Cable> {
   return {
     origin: `http://party.test:${address.port}`,
     cut,
-    mend: () => {
-      isCut = loses = isPosting = false;
+    restore: () => {
+      isCut = losesReplies = hasPosted = false;
     },
-    cutAtAnswer: () => {
-      loses = true;
+    cutBeforeReply: () => {
+      losesReplies = true;
     },
-    deaden: () => held.forEach((far) => far.removeAllListeners("data").pause()),
+    stall: () => polls.forEach((far) => far.removeAllListeners("data").pause()),
   };
 }
 
-/** Ana's page in a new chat behind a cable, and Jonas, a script beside it. */
-async function anaBehindCable(
+/** Opens Ana's page in a new chat, through a proxy. Jonas joins the chat through the API, without the proxy. */
+async function startChatBehindProxy(
   t: TestContext,
   prepare?: (page: Page) => Promise<unknown>,
-): Promise<{ party: Party; page: Page; jonas: Session; cable: Cable }> {
-  const party = await startParty(t);
-  const cable = await layCable(t, party);
+): Promise<{ site: TestSite; page: Page; jonas: Session; proxy: FaultyProxy }> {
+  const site = await startSite(t);
+  const proxy = await startFaultyProxy(t, site);
   const { page } = await newPerson(t, browser);
-  // Waiting after failures is by chance, and here short.
+  // The page waits for a random time after a failure. This makes it short.
   await page.addInitScript(() => {
     Math.random = () => 0.05;
   });
   await prepare?.(page);
-  const jonas = await joinByScript(party, await start(page, { ...party, origin: cable.origin }), "Jonas");
+  const jonas = await joinByApi(site, await start(page, proxy), "Jonas");
   await page.getByRole("heading", { name: "Jonas" }).waitFor();
-  return { party, page, jonas, cable };
+  return { site, page, jonas, proxy };
 }
 
-/** What the server has, in its order. */
-async function texts(party: Party, { chat_id, session_token }: Session): Promise<string[]> {
-  const { messages } = await call<{ messages: MessageView[] }>(party, "GET", `/${chat_id}`, session_token);
-  return messages.map(({ text }) => text);
+/** Waits until this many polls are waiting on the server. */
+async function waitForPolls({ app }: TestSite, count: number): Promise<void> {
+  await until(() => app.chats.count().waiters === count, `${count} waiting polls`);
 }
 
-/** Waits until the server holds that many polls. */
-async function holds(party: Party, count: number): Promise<void> {
-  for (let tries = 0; party.app.chats.count().waiters !== count; tries++) {
-    assert.ok(tries < 300, `${party.app.chats.count().waiters} polls are held, not ${count}`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-}
+const offlineBanner = (page: Page) => page.getByRole("status").filter({ hasText: "Connection lost" });
 
-const banner = (page: Page) => page.getByRole("status").filter({ hasText: "Connection lost" });
-
-test("a network cut in the middle of sending loses nothing, posts nothing twice and keeps the order", async (t) => {
-  const { party, page, jonas, cable } = await anaBehindCable(t);
-  await say(page, "one");
-  await reads(page, "one");
-  cable.cutAtAnswer();
-  await say(page, "two");
+test("a connection lost while sending loses no message, posts none twice and keeps their order", async (t) => {
+  const { site, page, jonas, proxy } = await startChatBehindProxy(t);
+  await sendMessage(page, "one");
+  await waitForMessages(page, "one");
+  proxy.cutBeforeReply();
+  await sendMessage(page, "two");
   await page.getByText("Not sent.").waitFor();
-  assert.deepEqual(await texts(party, jonas), ["one", "two"], "only the answer was lost");
-  for (const text of ["three", "four"]) await say(page, text);
-  await banner(page).waitFor();
+  assert.deepEqual(
+    await readTextsByApi(site, jonas),
+    ["one", "two"],
+    "the server has the message; only the answer was lost",
+  );
+  for (const text of ["three", "four"]) await sendMessage(page, text);
+  await offlineBanner(page).waitFor();
   await page.getByText("Not sent.").nth(2).waitFor();
-  await sayByScript(party, jonas, "five");
+  await postByApi(site, jonas, "five");
   await page.getByLabel("Message", { exact: true }).fill("half a sen");
-  cable.mend();
-  await reads(page, "one", "two", "five", "three", "four");
-  await banner(page).waitFor({ state: "hidden" });
-  assert.deepEqual(await texts(party, jonas), ["one", "two", "five", "three", "four"]);
+  proxy.restore();
+  await waitForMessages(page, "one", "two", "five", "three", "four");
+  await offlineBanner(page).waitFor({ state: "hidden" });
+  assert.deepEqual(await readTextsByApi(site, jonas), ["one", "two", "five", "three", "four"]);
   assert.equal(await page.getByLabel("Message", { exact: true }).inputValue(), "half a sen");
 });
 
-test("what had failed when the tab was closed goes out once when it is opened again", async (t) => {
-  const { party, page, jonas, cable } = await anaBehindCable(t);
-  cable.cutAtAnswer();
-  for (const text of ["one", "two"]) await say(page, text);
+test("messages that failed before the tab was closed are sent once when the chat is opened again", async (t) => {
+  const { site, page, jonas, proxy } = await startChatBehindProxy(t);
+  proxy.cutBeforeReply();
+  for (const text of ["one", "two"]) await sendMessage(page, text);
   await page.getByText("Not sent.").nth(1).waitFor();
   const address = page.url();
   const again = await page.context().newPage();
   await page.close();
-  cable.mend();
+  proxy.restore();
   await again.goto(address);
-  await reads(again, "one", "two");
-  assert.deepEqual(await texts(party, jonas), ["one", "two"]);
+  await waitForMessages(again, "one", "two");
+  assert.deepEqual(await readTextsByApi(site, jonas), ["one", "two"]);
 });
 
-test("a computer that slept for an hour listens anew, and asks before it sends what is that old", async (t) => {
-  const { party, page, jonas, cable } = await anaBehindCable(t, (one) => one.clock.install());
-  cable.cut();
-  await say(page, "before the nap");
+test("after an hour's sleep the page reconnects, and asks before it sends an hour-old message", async (t) => {
+  const { site, page, jonas, proxy } = await startChatBehindProxy(t, (one) => one.clock.install());
+  proxy.cut();
+  await sendMessage(page, "before the nap");
   await page.getByText("Not sent.").waitFor();
-  await banner(page).waitFor();
+  await offlineBanner(page).waitFor();
   await page.clock.fastForward(3600_000);
-  cable.mend();
-  await sayByScript(party, jonas, "meanwhile");
+  proxy.restore();
+  await postByApi(site, jonas, "meanwhile");
   await page.getByText("meanwhile").waitFor();
   await page.getByRole("button", { name: "Send again?" }).click();
-  await reads(page, "meanwhile", "before the nap");
+  await waitForMessages(page, "meanwhile", "before the nap");
 
-  // As above, but nothing has said that the connection is dead.
-  await holds(party, 1);
-  cable.deaden();
-  await sayByScript(party, jonas, "good morning");
+  // The same again, but this time the connection never reports an error.
+  await waitForPolls(site, 1);
+  proxy.stall();
+  await postByApi(site, jonas, "good morning");
   await page.clock.fastForward(3600_000);
   await page.getByText("good morning").waitFor();
 });
 
-test("a poll without an answer is given up after 35 seconds", async (t) => {
-  const { party, page, jonas, cable } = await anaBehindCable(t, (one) =>
+test("a poll without an answer is aborted after 35 seconds and repeated", async (t) => {
+  const { site, page, jonas, proxy } = await startChatBehindProxy(t, (one) =>
     one.addInitScript(() => {
       const timeout = AbortSignal.timeout.bind(AbortSignal);
-      // A fiftieth of the time; other calls have theirs.
+      // A fiftieth of the time for polls; other requests keep their timeout.
       AbortSignal.timeout = (ms) => timeout(ms === 35_000 ? 700 : ms);
     }),
   );
-  await holds(party, 1);
-  cable.deaden();
-  await sayByScript(party, jonas, "still there?");
-  await reads(page, "still there?");
+  await waitForPolls(site, 1);
+  proxy.stall();
+  await postByApi(site, jonas, "still there?");
+  await waitForMessages(page, "still there?");
 });
 
-test("a host that was started anew is forgotten at home without a word, and by its invitations with one", async (t) => {
-  const { party, page, link } = await anaAndJonas(t, browser);
+test("after a restart of the host, home drops its chats without a notice, and an invitation says why it fails", async (t) => {
+  const { site, page, link } = await startChatWithJonas(t, browser);
   const other = await newPerson(t, browser);
   await other.page.goto(link);
   await other.page.getByText("are in this chat").waitFor();
-  await page.goto(party.origin);
+  await page.goto(site.origin);
   await page.getByRole("link", { name: /^Jonas/ }).waitFor();
-  await party.app.stop();
-  const anew = await startParty(t, {}, Number(new URL(party.origin).port));
-  await start(await page.context().newPage(), anew, "Annie");
+  await site.app.stop();
+  const restarted = await startSite(t, {}, site.port);
+  await start(await page.context().newPage(), restarted, "Annie");
   await page.reload();
   await page.getByRole("link", { name: /^New chat/ }).waitFor();
   await page.getByRole("link", { name: /^Jonas/ }).waitFor({ state: "hidden" });
   assert.equal(await page.locator("#notice").textContent(), "");
   await other.page.getByLabel("Your name").fill("Mia");
   await other.page.getByRole("button", { name: "Join" }).click();
-  await notice(other.page, /the host was restarted/);
+  await waitForNotice(other.page, /the host was restarted/);
 });
 
-test("who is asked to come back later comes back later, and says nothing of it", async (t) => {
-  const { party, page, jonas } = await anaAndJonas(t, browser);
+test("if the server asks to retry in a second, the page does so and shows no error", async (t) => {
+  const { site, page, jonas } = await startChatWithJonas(t, browser);
   let busy = 2;
   const path = (url: URL) => url.pathname === `/${jonas.chat_id}`;
   await page.route(path, async (route) => {
@@ -235,22 +231,22 @@ test("who is asked to come back later comes back later, and says nothing of it",
     await route.fulfill({ status: busy ? 429 : 503, headers, json });
   });
   const before = Date.now();
-  await say(page, "patience");
-  await reads(page, "patience");
+  await sendMessage(page, "patience");
+  await waitForMessages(page, "patience");
   assert.ok(Date.now() - before >= 2000, "twice a second");
   assert.equal(await page.locator("#banner").textContent(), "");
   busy = 1;
   await page.evaluate(() => dispatchEvent(new Event("online")));
-  await sayByScript(party, jonas, "and back");
-  await reads(page, "patience", "and back");
-  assert.deepEqual(await texts(party, jonas), ["patience", "and back"]);
+  await postByApi(site, jonas, "and back");
+  await waitForMessages(page, "patience", "and back");
+  assert.deepEqual(await readTextsByApi(site, jonas), ["patience", "and back"]);
 });
 
 // ---------------------------------------------------------------------------------------------------------
-// Tabs that nobody looks at. (A driven Chromium says that all are looked at, so that is emulated.)
+// Hidden tabs. (An automated Chromium reports every tab as visible, so the tests emulate it.)
 
-/** Makes the page believe that it is hidden, or looked at again. */
-async function show(page: Page, visible: boolean): Promise<void> {
+/** Makes the page believe that it is visible or hidden. */
+async function setVisible(page: Page, visible: boolean): Promise<void> {
   await page.evaluate((hidden) => {
     Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
     Object.defineProperty(document, "visibilityState", { value: hidden ? "hidden" : "visible", configurable: true });
@@ -258,37 +254,37 @@ async function show(page: Page, visible: boolean): Promise<void> {
   }, !visible);
 }
 
-test("a frozen tab's dead connection is replaced as soon as it is looked at", async (t) => {
-  const { party, page, jonas, cable } = await anaBehindCable(t);
-  await show(page, false);
-  await holds(party, 1);
+test("a frozen tab replaces its dead connection as soon as it is visible again", async (t) => {
+  const { site, page, jonas, proxy } = await startChatBehindProxy(t);
+  await setVisible(page, false);
+  await waitForPolls(site, 1);
   await page.evaluate(() => document.dispatchEvent(new Event("freeze")));
-  cable.deaden();
-  await sayByScript(party, jonas, "while frozen");
+  proxy.stall();
+  await postByApi(site, jonas, "while frozen");
   const polled = page.waitForRequest((request) => request.url().includes("&visible=1"));
   await page.evaluate(() => document.dispatchEvent(new Event("resume")));
-  await show(page, true);
+  await setVisible(page, true);
   await polled;
-  await reads(page, "while frozen");
+  await waitForMessages(page, "while frozen");
 });
 
-test("a page in the back-forward cache holds no poll, and knows what it missed when it is back", async (t) => {
-  const { party, page, jonas } = await anaAndJonas(t, browser);
+test("a page in the back-forward cache has no poll, and shows the messages it missed when it returns", async (t) => {
+  const { site, page, jonas } = await startChatWithJonas(t, browser);
   const pass = (name: string) =>
     page.evaluate((type) => dispatchEvent(new PageTransitionEvent(type, { persisted: true })), name);
-  await holds(party, 1);
+  await waitForPolls(site, 1);
   await pass("pagehide");
-  await holds(party, 0);
-  await sayByScript(party, jonas, "while away");
+  await waitForPolls(site, 0);
+  await postByApi(site, jonas, "while away");
   await pass("pageshow");
-  await reads(page, "while away");
-  await holds(party, 1);
-  assert.equal(await page.locator("#banner").textContent(), "", "a deliberate end is no failure");
+  await waitForMessages(page, "while away");
+  await waitForPolls(site, 1);
+  assert.equal(await page.locator("#banner").textContent(), "", "the page ended the poll itself, which is no failure");
 });
 
-test("a hidden tab waits as long as it is told to, and the one looked at takes a place at once", async (t) => {
-  const { party, page, jonas } = await anaAndJonas(t, browser);
-  // By the page's own clock and timers, as a busy machine tells the test late.
+test("a hidden tab waits for `retry_in` between polls, and polls at once when it becomes visible", async (t) => {
+  const { site, page, jonas } = await startChatWithJonas(t, browser);
+  // Measured in the page, because on a busy machine events reach the test late.
   const seen = await page.evaluateHandle(() => {
     Math.random = () => 0;
     const polls: { at: number; hidden: boolean; visible: boolean }[] = [];
@@ -308,35 +304,35 @@ test("a hidden tab waits as long as it is told to, and the one looked at takes a
     return { polls, delays };
   });
   const id = await page.evaluate(() => localStorage.getItem("watch-party browser"));
-  await show(page, false);
-  await holds(party, 1);
-  // Four tabs of the same browser, all looked at: the page's own poll gives way.
+  await setVisible(page, false);
+  await waitForPolls(site, 1);
+  // Four visible tabs of the same browser: the page's poll has to make room for theirs.
   const path = `/${jonas.chat_id}?since=latest&wait=50&browser=${id}`;
-  const others = [1, 2, 3, 4].map(() => call<PollReply>(party, "GET", `${path}&visible=1`, jonas.session_token));
-  await holds(party, 4);
+  const others = [1, 2, 3, 4].map(() => call<PollReply>(site, "GET", `${path}&visible=1`, jonas.session_token));
+  await waitForPolls(site, 4);
   await page.waitForFunction(({ polls }) => polls.length >= 3, seen);
   const { polls, delays } = await seen.jsonValue();
   assert.ok(polls.every((poll) => poll.hidden && !poll.visible));
   const [, first, second] = polls;
-  // Timers may be a millisecond early.
+  // Timers can fire a millisecond early.
   assert.ok((second?.at ?? 0) - (first?.at ?? 0) >= 1499);
-  assert.ok(delays.includes(1500), `2 seconds less a quarter, not ${delays.join(", ")}`);
+  assert.ok(delays.includes(1500), `2 seconds minus a quarter, not ${delays.join(", ")}`);
 
-  await sayByScript(party, jonas, "those four are done");
+  await postByApi(site, jonas, "all four can return");
   await Promise.all(others);
-  await show(page, true);
-  await reads(page, "those four are done");
-  const looked = (await seen.jsonValue()).polls.filter((poll) => !poll.hidden);
-  assert.ok(looked.length > 0 && looked.every((poll) => poll.visible));
+  await setVisible(page, true);
+  await waitForMessages(page, "all four can return");
+  const visiblePolls = (await seen.jsonValue()).polls.filter((poll) => !poll.hidden);
+  assert.ok(visiblePolls.length > 0 && visiblePolls.every((poll) => poll.visible));
 });
 
 // ---------------------------------------------------------------------------------------------------------
-// Browsers that keep nothing.
+// Browsers that store nothing.
 
-const NOTHING_KEPT = "This browser saves nothing (private window?). If you close this tab, you lose your seat.";
+const NOTHING_STORED = "This browser saves nothing (private window?). If you close this tab, you lose your seat.";
 
-test("where storage is forbidden, a chat works for as long as its tab, which says so", async (t) => {
-  const party = await startParty(t);
+test("without storage, a chat works until its tab is closed, and the page says so", async (t) => {
+  const site = await startSite(t);
   const { page, context } = await newPerson(t, browser);
   await context.addInitScript(() => {
     for (const area of ["localStorage", "sessionStorage"]) {
@@ -347,103 +343,103 @@ test("where storage is forbidden, a chat works for as long as its tab, which say
       });
     }
   });
-  let lost = 0;
+  let attempts = 0;
   await page.route("**/create", async (route) => {
-    if (lost++) return route.continue();
-    await route.fetch({ url: route.request().url().replace("party.test", "127.0.0.1") });
+    if (attempts++) return route.continue();
+    await route.fetch({ url: toLocal(route.request().url()) });
     await route.abort();
   });
-  await page.goto(party.origin);
+  await page.goto(site.origin);
   await page.getByLabel("Your name").fill("Ana");
   await page.getByRole("button", { name: "Start a chat" }).click();
   await page.getByRole("status").filter({ hasText: "can't be reached" }).waitFor();
   await page.getByRole("button", { name: "Start a chat" }).click();
-  const link = await invitation(page);
-  assert.equal(party.app.chats.count().chats, 1, "the key is remembered as well");
-  await page.getByText(NOTHING_KEPT).waitFor();
-  await say(page, "one");
-  await reads(page, "one");
+  const link = await readInviteLink(page);
+  assert.equal(site.app.chats.count().chats, 1, "the page also remembers the key of the lost request");
+  await page.getByText(NOTHING_STORED).waitFor();
+  await sendMessage(page, "one");
+  await waitForMessages(page, "one");
   await page.getByRole("link", { name: "Home" }).click();
   await page.getByRole("link", { name: /^New chat/ }).click();
-  await reads(page, "one");
+  await waitForMessages(page, "one");
 
   const guest = await context.newPage();
   await join(guest, link, "Jonas");
-  await guest.getByText(NOTHING_KEPT).waitFor();
-  await say(guest, "two");
-  await reads(page, "one", "two");
+  await guest.getByText(NOTHING_STORED).waitFor();
+  await sendMessage(guest, "two");
+  await waitForMessages(page, "one", "two");
 });
 
-test("where storage is full, nothing is lost until the tab is closed", async (t) => {
-  const { page, jonas } = await anaAndJonas(t, browser);
+test("with full storage, nothing is lost until the tab is closed", async (t) => {
+  const { page, jonas } = await startChatWithJonas(t, browser);
   await page.evaluate(() => {
     Storage.prototype.setItem = () => {
       throw new DOMException("The quota has been exceeded.", "QuotaExceededError");
     };
   });
   await page.route(`**/${jonas.chat_id}`, (route) => route.abort());
-  await say(page, "kept in memory");
+  await sendMessage(page, "kept in memory");
   await page.getByText("Not sent.").waitFor();
-  await page.getByText(NOTHING_KEPT).waitFor();
+  await page.getByText(NOTHING_STORED).waitFor();
   await page.getByLabel("Message", { exact: true }).fill("a draft");
   await page.getByRole("link", { name: "Home" }).click();
   await page.unroute(`**/${jonas.chat_id}`);
   await page.getByRole("link", { name: /^Jonas/ }).click();
-  await reads(page, "kept in memory");
+  await waitForMessages(page, "kept in memory");
   assert.equal(await page.getByLabel("Message", { exact: true }).inputValue(), "a draft");
 });
 
-test("a link opened within another app is a browser of its own: a new name, or nothing but the link's question", async (t) => {
-  const { page: ana, link } = await anaAndJonas(t, browser);
+test("a link opened in an app's built-in browser needs an invitation and a new name", async (t) => {
+  const { page: ana, link } = await startChatWithJonas(t, browser);
   const mia = await newPerson(t, browser, PHONE);
   await join(mia.page, link, "Mia");
-  const inApp = (await newPerson(t, browser, PHONE)).page;
-  await inApp.goto(mia.page.url());
-  await notice(inApp, /Ask someone in the chat for the link/);
-  await inApp.goto(link);
-  await inApp.getByLabel("Your name").fill("Mia");
-  await inApp.getByRole("button", { name: "Join" }).click();
-  await inApp.getByText("Is that you, in another browser?").waitFor();
-  await inApp.getByLabel("Your name").fill("Mia 2");
-  await inApp.getByRole("button", { name: "Join" }).click();
-  await isIn(inApp);
+  const builtIn = (await newPerson(t, browser, PHONE)).page;
+  await builtIn.goto(mia.page.url());
+  await waitForNotice(builtIn, /Ask someone in the chat for the link/);
+  await builtIn.goto(link);
+  await builtIn.getByLabel("Your name").fill("Mia");
+  await builtIn.getByRole("button", { name: "Join" }).click();
+  await builtIn.getByText("Is that you, in another browser?").waitFor();
+  await builtIn.getByLabel("Your name").fill("Mia 2");
+  await builtIn.getByRole("button", { name: "Join" }).click();
+  await waitForLog(builtIn);
   await ana.getByText("Mia 2 joined").waitFor({ state: "attached" });
 });
 
 // ---------------------------------------------------------------------------------------------------------
-// Keyboards on screens.
+// On-screen keyboards.
 
-/** Where the composer ends and whether the log is at its end, in pixels from the top of the page. */
-function edges(page: Page): Promise<{ composer: number; left: number }> {
+/** Returns where the composer ends and how far the log can still scroll down, in pixels. */
+function measureLayout(page: Page): Promise<{ composerBottom: number; below: number }> {
   return page.evaluate(() => {
     const log = document.querySelector("#log");
     const composer = document.querySelector("#composer");
-    if (!log || !composer) throw new Error("no chat");
-    const left = log.scrollHeight - log.scrollTop - log.clientHeight;
-    return { composer: Math.round(composer.getBoundingClientRect().bottom), left: Math.round(left) };
+    if (!log || !composer) throw new Error("There is no chat.");
+    const below = log.scrollHeight - log.scrollTop - log.clientHeight;
+    return { composerBottom: Math.round(composer.getBoundingClientRect().bottom), below: Math.round(below) };
   });
 }
 
-/** A phone in a chat of twenty messages, the composer focused. */
-async function phoneInChat(t: TestContext, prepare?: (page: Page) => Promise<unknown>): Promise<Page> {
-  const { party, page, jonas } = await anaAndJonas(t, browser, PHONE);
-  for (let number = 1; number <= 20; number++) await sayByScript(party, jonas, `number ${number}`);
+/** Opens a chat with twenty messages on a phone, and focuses the composer. */
+async function openChatOnPhone(t: TestContext, prepare?: (page: Page) => Promise<unknown>): Promise<Page> {
+  const { site, page, jonas } = await startChatWithJonas(t, browser, PHONE);
+  for (let number = 1; number <= 20; number++) await postByApi(site, jonas, `number ${number}`);
   await prepare?.(page);
-  await say(page, "mine");
+  await sendMessage(page, "mine");
   await page.locator(".own").waitFor();
   await page.getByLabel("Message", { exact: true }).tap();
   return page;
 }
 
-test("Android's keyboard lifts the composer, and what is read stays: the end, or a place above it", async (t) => {
-  const page = await phoneInChat(t);
+test("Android's keyboard lifts the composer, and the log stays at its end or at the message being read", async (t) => {
+  const page = await openChatOnPhone(t);
   await page.setViewportSize({ width: 320, height: 300 });
   await page.waitForFunction(() => innerHeight === 300);
   await page.waitForTimeout(100);
-  assert.deepEqual(await edges(page), { composer: 300, left: 0 });
+  assert.deepEqual(await measureLayout(page), { composerBottom: 300, below: 0 });
   await page.setViewportSize({ width: 320, height: 568 });
   await page.waitForTimeout(100);
-  assert.deepEqual(await edges(page), { composer: 568, left: 0 });
+  assert.deepEqual(await measureLayout(page), { composerBottom: 568, below: 0 });
 
   const middle = page.getByText("number 5", { exact: true });
   await middle.evaluate((item) => item.scrollIntoView({ block: "start" }));
@@ -451,54 +447,54 @@ test("Android's keyboard lifts the composer, and what is read stays: the end, or
   await page.setViewportSize({ width: 320, height: 300 });
   await page.waitForTimeout(100);
   assert.deepEqual(await middle.boundingBox(), before);
-  await say(page, "down again");
+  await sendMessage(page, "down again");
   await page.getByText("down again").waitFor();
-  assert.equal((await edges(page)).left, 0, "one's own message is always seen");
+  assert.equal((await measureLayout(page)).below, 0, "a message you send is always scrolled into view");
 });
 
-test("a banner comes and goes without moving what is read", async (t) => {
-  const page = await phoneInChat(t);
+test("a banner appears and disappears without moving the message being read", async (t) => {
+  const page = await openChatOnPhone(t);
   const middle = page.getByText("number 5", { exact: true });
   await middle.evaluate((item) => item.scrollIntoView({ block: "center" }));
   const before = (await middle.boundingBox())?.y ?? 0;
-  const isStill = async () => Math.abs(((await middle.boundingBox())?.y ?? 0) - before) <= 1;
-  const renew = () => page.evaluate(() => dispatchEvent(new Event("online")));
+  const hasNotMoved = async () => Math.abs(((await middle.boundingBox())?.y ?? 0) - before) <= 1;
+  const reconnect = () => page.evaluate(() => dispatchEvent(new Event("online")));
   await page.route(/since=/, (route) => route.abort());
-  await renew();
-  await banner(page).waitFor();
+  await reconnect();
+  await offlineBanner(page).waitFor();
   await page.waitForTimeout(100);
-  assert.ok(await isStill());
+  assert.ok(await hasNotMoved());
   await page.unroute(/since=/);
-  await renew();
-  await banner(page).waitFor({ state: "hidden" });
+  await reconnect();
+  await offlineBanner(page).waitFor({ state: "hidden" });
   await page.waitForTimeout(100);
-  assert.ok(await isStill());
+  assert.ok(await hasNotMoved());
 });
 
-test("iOS lays its keyboard over the page, which then ends where the keyboard begins", async (t) => {
-  const page = await phoneInChat(t, async (one) => {
+test("when iOS's keyboard covers part of the page, the page shrinks to the visible part", async (t) => {
+  const page = await openChatOnPhone(t, async (one) => {
     await one.addInitScript(() => {
       const view = Object.assign(new EventTarget(), { height: 568, scale: 1, offsetTop: 0 });
       Object.defineProperty(window, "visualViewport", { value: view });
     });
     await one.reload();
-    await isIn(one);
+    await waitForLog(one);
   });
   const resize = (height: number, scale = 1) =>
     page.evaluate(
       (size) => {
-        if (!visualViewport) throw new Error("no viewport");
+        if (!visualViewport) throw new Error("There is no viewport.");
         Object.assign(visualViewport, size).dispatchEvent(new Event("resize"));
       },
       { height, scale },
     );
   await resize(290);
   await page.waitForTimeout(100);
-  assert.deepEqual(await edges(page), { composer: 290, left: 0 });
+  assert.deepEqual(await measureLayout(page), { composerBottom: 290, below: 0 });
   await resize(568);
   await page.waitForTimeout(100);
-  assert.deepEqual(await edges(page), { composer: 568, left: 0 });
-  // Zoomed in by two fingers one sees a part of the page, which must not shrink to it.
+  assert.deepEqual(await measureLayout(page), { composerBottom: 568, below: 0 });
+  // Pinch zoom also shows only a part of the page, but the page must not shrink to that.
   await resize(284, 2);
-  assert.equal((await edges(page)).composer, 568);
+  assert.equal((await measureLayout(page)).composerBottom, 568);
 });

@@ -1,22 +1,27 @@
-// What people do on the page, and what scripts do beside them, for the tests in a browser.
+// Actions of people on the page, and API calls beside it, for the tests in a browser.
 
 import assert from "node:assert/strict";
 import type { TestContext } from "node:test";
 import type { Browser, BrowserContextOptions, Page } from "playwright-core";
-import type { MessageView, Session } from "../server.ts";
-import { newPerson, type Party, startParty } from "./browser.ts";
+import type { InviteReply, MessageView, Session } from "../server.ts";
+import { newPerson, startSite, type TestSite } from "./browser.ts";
+import { send } from "./helpers.ts";
 
 export const PHONE = { viewport: { width: 320, height: 568 }, hasTouch: true, isMobile: true };
 
-export async function start(page: Page, { origin }: Pick<Party, "origin">, name = "Ana"): Promise<string> {
+// ---------------------------------------------------------------------------------------------------------
+// The page.
+
+/** Starts a chat and returns its invitation link. */
+export async function start(page: Page, { origin }: Pick<TestSite, "origin">, name = "Ana"): Promise<string> {
   await page.goto(origin);
   await page.getByLabel("Your name").fill(name);
   await page.getByRole("button", { name: "Start a chat" }).click();
-  return invitation(page);
+  return readInviteLink(page);
 }
 
-/** The magic link on the screen. */
-export async function invitation(page: Page): Promise<string> {
+/** Waits until the page shows an invitation link, and returns it. */
+export async function readInviteLink(page: Page): Promise<string> {
   await page.waitForFunction(() => document.querySelector<HTMLInputElement>("#link")?.value);
   return page.getByLabel("Invitation link", { exact: true }).inputValue();
 }
@@ -25,28 +30,29 @@ export async function join(page: Page, link: string, name: string): Promise<void
   await page.goto(link);
   await page.getByLabel("Your name").fill(name);
   await page.getByRole("button", { name: "Join" }).click();
-  await isIn(page);
+  await waitForLog(page);
 }
 
-/** The log has been filled. (It is hidden while nobody has written and the invitation is there.) */
-export async function isIn(page: Page): Promise<void> {
+/** Waits for the first poll of a chat. (A log without messages is hidden while the invitation is shown.) */
+export async function waitForLog(page: Page): Promise<void> {
   await page.locator("[role=log]").waitFor({ state: "attached" });
 }
 
-export async function say(page: Page, text: string): Promise<void> {
+export async function sendMessage(page: Page, text: string): Promise<void> {
   await page.getByLabel("Message", { exact: true }).fill(text);
   await page.getByRole("button", { name: "Send" }).click();
 }
 
-/** The texts of the log as soon as they are these. */
-export async function reads(page: Page, ...texts: string[]): Promise<void> {
+/** Waits until the log consists of exactly these messages, all of them sent. */
+export async function waitForMessages(page: Page, ...texts: string[]): Promise<void> {
   await page.waitForFunction((expected) => {
     const bubbles = Array.from(document.querySelectorAll(".bubble"), (bubble) => bubble.textContent);
     return JSON.stringify(bubbles) === expected && !document.querySelector(".sending");
   }, JSON.stringify(texts));
 }
 
-export async function notice(page: Page, text: RegExp): Promise<void> {
+/** Waits until the home screen shows a notice with this text. */
+export async function waitForNotice(page: Page, text: RegExp): Promise<void> {
   await page.getByRole("status").filter({ hasText: text }).waitFor();
   assert.equal(new URL(page.url()).pathname, "/");
 }
@@ -55,52 +61,29 @@ export async function openPeople(page: Page): Promise<void> {
   await page.getByRole("button", { name: /^People/ }).click();
 }
 
-export async function call<T>(party: Party, method: string, path: string, token = "", body?: object): Promise<T> {
-  const headers = token ? { Authorization: `Bearer ${token}` } : undefined;
-  const url = party.origin.replace("party.test", "127.0.0.1") + path;
-  const response = await fetch(url, {
-    method,
-    ...(headers && { headers }),
-    ...(body && { body: JSON.stringify(body) }),
-  });
-  assert.ok(response.ok, `${method} ${path.slice(0, 5)}…: ${response.status}`);
-  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the edge: the server's own types
-  return (response.status === 204 ? undefined : await response.json()) as T;
-}
-
-/** Takes a seat by script, with the link on the screen. */
-export async function joinByScript(party: Party, link: string, username: string): Promise<Session> {
-  const { pathname, hash } = new URL(link);
-  return call<Session>(party, "POST", `${pathname}/join`, hash.replace("#invite=", ""), { username });
-}
-
-export async function sayByScript(party: Party, session: Session, text: string): Promise<MessageView> {
-  return call<MessageView>(party, "POST", `/${session.chat_id}`, session.session_token, { text });
-}
-
-/** The session that a page's browser keeps for the chat it shows. */
-export async function sessionOf(page: Page): Promise<Session> {
+/** Returns the session that the browser has stored for the chat on the screen. */
+export async function readSession(page: Page): Promise<Session> {
   const json = await page.evaluate(() => localStorage.getItem(`watch-party chat ${location.pathname.slice(1)}`));
   const { session }: { session: Session } = JSON.parse(json ?? "{}");
   return session;
 }
 
-/** Ana's page in a new chat, and Jonas, who is a script, in it as well. */
-export async function anaAndJonas(
+/** Opens Ana's page in a new chat. Jonas joins the chat through the API. */
+export async function startChatWithJonas(
   t: TestContext,
   browser: Browser,
   options: BrowserContextOptions = {},
-): Promise<{ party: Party; page: Page; jonas: Session; link: string }> {
-  const party = await startParty(t);
+): Promise<{ site: TestSite; page: Page; jonas: Session; link: string }> {
+  const site = await startSite(t);
   const { page } = await newPerson(t, browser, options);
-  const link = await start(page, party);
-  const jonas = await joinByScript(party, link, "Jonas");
+  const link = await start(page, site);
+  const jonas = await joinByApi(site, link, "Jonas");
   await page.getByRole("heading", { name: "Jonas" }).waitFor();
-  return { party, page, jonas, link };
+  return { site, page, jonas, link };
 }
 
-/** Elements that are wider than the screen, or than the box they stand in. */
-export function overflowing(page: Page): Promise<string[]> {
+/** Returns the elements with content wider than themselves: the page as a whole, the log, dialogs and bubbles. */
+export function findOverflowing(page: Page): Promise<string[]> {
   return page.evaluate(() =>
     [document.documentElement, ...document.querySelectorAll("#log, dialog, .bubble")]
       .filter((element) => element.scrollWidth > element.clientWidth + 1)
@@ -108,8 +91,8 @@ export function overflowing(page: Page): Promise<string[]> {
   );
 }
 
-/** What can be pressed and is smaller than 44 px. (A link within a text may be.) */
-export function smallTargets(page: Page): Promise<string[]> {
+/** Returns the controls that are smaller than 44 px. (A link within a text may be smaller.) */
+export function findSmallTargets(page: Page): Promise<string[]> {
   return page.evaluate(() =>
     [...document.querySelectorAll<HTMLElement>("button, header a, input:not([type=checkbox]), label.tick, #message")]
       .map((element) => ({ element, box: element.getBoundingClientRect() }))
@@ -118,11 +101,65 @@ export function smallTargets(page: Page): Promise<string[]> {
   );
 }
 
-/** Presses Tab, or `key`, until the element of that id has the focus. */
+/** Presses Tab, or `key`, until the element with this id has the focus. */
 export async function tabTo(page: Page, id: string, key = "Tab"): Promise<void> {
   for (let presses = 0; presses < 20; presses++) {
     await page.keyboard.press(key);
     if ((await page.evaluate(() => document.activeElement?.id)) === id) return;
   }
-  assert.fail(`${id} is not reached by ${key}`);
+  assert.fail(`${key} does not reach ${id}`);
+}
+
+// ---------------------------------------------------------------------------------------------------------
+// The API. Every answer is checked against openapi.json, and an error makes the call throw.
+
+type Server = Pick<TestSite, "port">;
+
+/** Sends a request and returns the body of its answer. Throws if the answer is an error. */
+export async function call<T>(
+  { port }: Server,
+  method: string,
+  path: string,
+  token?: string,
+  body?: object,
+): Promise<T> {
+  const reply = await send({ port }, method, path, { ...(token && { token }), ...(body && { body }) });
+  assert.ok(reply.status < 300, `${method} ${path.slice(0, 5)}…: ${reply.status}`);
+  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the edge: the server's own types
+  return reply.body as T;
+}
+
+/** Creates a chat with these members, the first of them its creator. */
+export async function createChat<Others extends string[]>(
+  server: Server,
+  creator: string,
+  ...others: Others
+): Promise<[Session, ...{ [Index in keyof Others]: Session }]>;
+export async function createChat(server: Server, creator: string, ...others: string[]): Promise<Session[]> {
+  const first = await call<Session>(server, "POST", "/create", undefined, { username: creator });
+  const sessions = [first];
+  if (others.length === 0) return sessions;
+  const { magic_link } = await createInvite(server, first);
+  for (const username of others) sessions.push(await joinByApi(server, magic_link, username));
+  return sessions;
+}
+
+export async function createInvite(server: Server, { chat_id, session_token }: Session): Promise<InviteReply> {
+  return call<InviteReply>(server, "POST", `/${chat_id}/invite`, session_token);
+}
+
+/** Joins a chat with the invitation link from a page. */
+export async function joinByApi(server: Server, link: string, username: string): Promise<Session> {
+  const { pathname, hash } = new URL(link);
+  return call<Session>(server, "POST", `${pathname}/join`, hash.replace("#invite=", ""), { username });
+}
+
+export async function postByApi(server: Server, session: Session, text: string): Promise<MessageView> {
+  return call<MessageView>(server, "POST", `/${session.chat_id}`, session.session_token, { text });
+}
+
+/** Returns the texts of the messages that the server has, in its order. */
+export async function readTextsByApi(server: Server, { chat_id, session_token }: Session): Promise<string[]> {
+  const { messages } = await call<{ messages: MessageView[] }>(server, "GET", `/${chat_id}`, session_token);
+  return messages.map(({ text }) => text);
 }

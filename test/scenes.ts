@@ -1,78 +1,47 @@
-// Every state that the page can be in, each made by a function that leads a browser's page there: for the
-// pictures (screenshots.ts) and for the checks that all of them have to pass (states.test.ts).
+// Every state that the page can be in. Each scene is a function that brings a browser's page into one of them, for
+// the screenshots and for the checks that every state has to pass.
 
 import type { Page } from "playwright-core";
-import { createApp, type InviteReply, type Session } from "../server.ts";
+import { createApp, type Session } from "../server.ts";
+import { openSite, type TestSite } from "./browser.ts";
+import { call, createChat, createInvite, postByApi } from "./people.ts";
 
 const MINUTE = 60_000;
 
-/** The server's clock runs behind at first, so that messages are of different times. */
-let behind = 0;
-const app = createApp({ now: () => Date.now() - behind, rateLimit: false });
-/** The server's address for scripts, and for the browser. */
-let local = "";
-let origin = "";
+/** How far the server's clock is behind, in milliseconds. Changing it gives messages and sessions different ages. */
+let clockLag = 0;
+const app = createApp({ now: () => Date.now() - clockLag, rateLimit: false });
+let site: TestSite;
 
-/** Starts the server, with the chats in it that took some time to become what they are. */
+type Sessions = [Session, ...Session[]];
+
+/** The members of a chat with 31 messages, in which everyone has written and the last one is away. */
+let fullLogSessions: Sessions;
+/** The members of a chat that closes for its creator in twelve minutes. */
+let closingSessions: [Session, Session];
+
+/** Starts the server and creates the chats that contain old messages or sessions. */
 export async function openScenes(): Promise<void> {
-  await new Promise<void>((resolve) => app.server.listen(0, "127.0.0.1", resolve));
-  const address = app.server.address();
-  if (typeof address !== "object" || !address) throw new Error("The server has no port.");
-  local = `http://127.0.0.1:${address.port}`;
-  origin = `http://party.test:${address.port}`;
-  busy = await makeTalk(["Ana", "Jonas", "שירה", "田中さん", "Priya", "Yusuf al-Rahman Ibrahim"], TALK, 5);
-  behind = 5.8 * 60 * MINUTE;
-  closing = await makeChat("Ana", "Jonas");
-  behind = 0;
-  await say(closing[1] ?? closing[0], "Already so late?");
+  site = await openSite(app);
+  const names = ["Ana", "Jonas", "שירה", "田中さん", "Priya", "Yusuf al-Rahman Ibrahim"] as const;
+  fullLogSessions = await createChatWithMessages(names, FULL_LOG, 5);
+  clockLag = 5.8 * 60 * MINUTE;
+  closingSessions = await createChat(site, "Ana", "Jonas");
+  clockLag = 0;
+  await postByApi(site, closingSessions[1], "Already so late?");
 }
-
-type People = [Session, ...Session[]];
-
-/** A chat in which everybody has written and the last one is away, and one that ends in twelve minutes. */
-let busy: People;
-let closing: People;
 
 export async function closeScenes(): Promise<void> {
   await app.stop();
 }
 
-async function call<T>(method: string, path: string, token = "", body?: object): Promise<T> {
-  const headers = token ? { Authorization: `Bearer ${token}` } : undefined;
-  const response = await fetch(local + path, {
-    method,
-    ...(headers && { headers }),
-    ...(body && { body: JSON.stringify(body) }),
-  });
-  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the edge: the server's own types
-  return (response.status === 204 ? undefined : await response.json()) as T;
-}
-
-async function invite({ chat_id, session_token }: Session): Promise<InviteReply> {
-  return call<InviteReply>("POST", `/${chat_id}/invite`, session_token);
-}
-
-async function makeChat(creator: string, ...others: string[]): Promise<People> {
-  const first = await call<Session>("POST", "/create", "", { username: creator });
-  const { invite_token } = await invite(first);
-  const rest: Session[] = [];
-  for (const username of others) {
-    rest.push(await call<Session>("POST", `/${first.chat_id}/join`, invite_token, { username }));
-  }
-  return [first, ...rest];
-}
-
-async function say({ chat_id, session_token }: Session, text: string, minutesAgo = 0): Promise<void> {
-  behind = minutesAgo * MINUTE;
-  await call("POST", `/${chat_id}`, session_token, { text });
-}
-
-const TALK: [number, string, number][] = [
+/** Messages as [index of the author, text, minutes ago]. */
+const FULL_LOG: [number, string, number][] = [
   [0, "Evening! Tonight at eight?", 58],
   [1, "I'm in 🙌", 57],
   [2, "אני מביאה פיצה, מתאים לכולם?", 57],
   [3, "今夜は映画ですね！", 55],
-  [4, "Can somebody bring the long HDMI cable?", 54],
+  [4, "Can someone bring the long HDMI cable?", 54],
   [4, "Mine is 1 m and the projector hangs off the ceiling", 54],
   [5, "سأحضر العصير والمكسرات", 50],
   [0, "👍", 49],
@@ -86,7 +55,7 @@ const TALK: [number, string, number][] = [
   [0, "https://music.example.com/playlists/2026/11/22/a-really-long-path-that-goes-on-and-on-and-on?x=1", 29],
   [
     1,
-    "So the plan: we meet at seven, eat at half past, film at eight, and whoever falls asleep first does the dishes. Any objections? Speak now or hold your plate for ever.",
+    "So the plan: we meet at seven, eat at half past, film at eight, and the first to fall asleep does the dishes. Any objections? Speak now, or wash the plates for ever.",
     25,
   ],
   [2, "none 😂", 24],
@@ -105,22 +74,27 @@ const TALK: [number, string, number][] = [
   [1, "Parking…", 0],
 ];
 
-/** The people of a chat in which each has written, and whether they are all still there. */
-async function makeTalk(
-  names: [string, ...string[]],
-  talk: readonly [number, string, number][],
-  here: number,
-): Promise<People> {
-  behind = 60 * MINUTE;
-  const people = await makeChat(...names);
-  for (const [author, text, minutesAgo] of talk) await say(people[author] ?? people[0], text, minutesAgo);
-  behind = 0;
-  for (const person of people.slice(0, here)) await call("GET", `/${person.chat_id}`, person.session_token);
-  return people;
+/** Creates a chat with these members and messages. Only the first `onlineCount` members are still online. */
+async function createChatWithMessages(
+  [creator, ...others]: readonly [string, ...string[]],
+  messages: readonly [number, string, number][],
+  onlineCount: number,
+): Promise<Sessions> {
+  clockLag = 60 * MINUTE;
+  const sessions: Sessions = await createChat(site, creator, ...others);
+  for (const [author, text, minutesAgo] of messages) {
+    clockLag = minutesAgo * MINUTE;
+    await postByApi(site, sessions[author] ?? sessions[0], text);
+  }
+  clockLag = 0;
+  for (const { chat_id, session_token } of sessions.slice(0, onlineCount)) {
+    await call(site, "GET", `/${chat_id}`, session_token);
+  }
+  return sessions;
 }
 
-/** For the pictures in the README: an evening's chat. */
-const EVENING: [number, string, number][] = [
+/** The messages on the pictures in the README. */
+const README_LOG: [number, string, number][] = [
   [1, "Film night at mine on Friday? 🎬", 22],
   [2, "כן! אני מביאה פיצה 🍕", 21],
   [3, "行きます！今夜が楽しみ", 20],
@@ -136,120 +110,168 @@ const EVENING: [number, string, number][] = [
 ];
 
 /** The scene of the README's pictures. */
-export async function openEvening(page: Page): Promise<void> {
-  const people = await makeTalk(["Mia", "Jonas", "שירה", "田中さん", "Priya", "يوسف"], EVENING, 6);
-  await openAs(page, people[0], "Jonas");
+export async function openReadmeChat(page: Page): Promise<void> {
+  const names = ["Mia", "Jonas", "שירה", "田中さん", "Priya", "يوسف"] as const;
+  const [mia] = await createChatWithMessages(names, README_LOG, 6);
+  await openChat(page, mia, "Jonas");
   await page
     .locator(".message")
-    .nth(EVENING.length - 1)
+    .nth(README_LOG.length - 1)
     .waitFor();
   await page.evaluate(() => document.activeElement instanceof HTMLElement && document.activeElement.blur());
 }
 
-/** Puts seats into the browser's storage, as if they had been taken there. */
-async function holdSeats(page: Page, sessions: readonly { session: Session; title: string; isInviting?: boolean }[]) {
-  await page.goto(`${origin}/robots.txt`);
-  await page.evaluate((chats) => {
+/** Replaces the browser's storage: afterwards it has these sessions, as if the person had joined these chats. */
+async function storeSessions(
+  page: Page,
+  chats: readonly { session: Session; title: string; isInviting?: boolean }[],
+): Promise<void> {
+  await page.goto(`${site.origin}/robots.txt`);
+  await page.evaluate((saved) => {
     localStorage.clear();
     sessionStorage.clear();
     localStorage.setItem("watch-party name", "Ana");
-    for (const chat of chats) {
+    for (const chat of saved) {
       const value = JSON.stringify({ isInviting: false, ...chat });
       localStorage.setItem(`watch-party chat ${chat.session.chat_id}`, value);
     }
-  }, sessions);
+  }, chats);
 }
 
-/** Opens the chat as that member, who has just started it if `isInviting`. */
-async function openAs(page: Page, session: Session, title: string, isInviting = false): Promise<void> {
-  await holdSeats(page, [{ session, title, isInviting }]);
-  await page.goto(`${origin}/${session.chat_id}`);
+/** Opens a chat as the member with this session. With `isInviting`, as if that member had just created the chat. */
+async function openChat(page: Page, session: Session, title: string, isInviting = false): Promise<void> {
+  await storeSessions(page, [{ session, title, isInviting }]);
+  await page.goto(`${site.origin}/${session.chat_id}`);
 }
 
-async function openBusy(page: Page, seat = 0): Promise<void> {
-  const session = busy[seat] ?? busy[0];
-  await openAs(page, session, "Jonas");
+/** Opens the chat with the full log as its creator, or as another member. */
+async function openFullLog(page: Page, member = 0): Promise<void> {
+  await openChat(page, fullLogSessions[member] ?? fullLogSessions[0], "Jonas");
   await page.locator(".message").nth(29).waitFor();
 }
 
-async function openNew(page: Page, people: People): Promise<void> {
-  const [session] = people;
-  await openAs(page, session, "New chat", true);
+/** Opens a chat as its creator sees it right after creating it, with the invitation. */
+async function openNewChat(page: Page, creator: Session): Promise<void> {
+  await openChat(page, creator, "New chat", true);
+  await waitForLink(page);
+}
+
+async function waitForLink(page: Page): Promise<void> {
   await page.waitForFunction(() => document.querySelector<HTMLInputElement>("#link")?.value);
 }
 
 export type Scene = (page: Page) => Promise<void>;
 
-export const SCENES: Record<string, Scene> = {
+export const SCENES = {
   async home(page) {
-    await holdSeats(page, []);
-    await page.goto(origin);
+    await storeSessions(page, []);
+    await page.goto(site.origin);
   },
-  async "home-empty-name"(page) {
-    await holdSeats(page, []);
-    await page.goto(origin);
+  async "home-name-missing"(page) {
+    await storeSessions(page, []);
+    await page.goto(site.origin);
     await page.fill("#name", "");
     await page.click("#joinSubmit");
   },
-  async "home-chats"(page) {
-    const [other] = await makeChat("Ana", "Mia");
-    const [alone] = await makeChat("Ana");
-    await holdSeats(page, [
-      { session: busy[0], title: "Jonas, \u2068שירה\u2069 +3" },
+  async "home-saved-chats"(page) {
+    const [other] = await createChat(site, "Ana", "Mia");
+    const [alone] = await createChat(site, "Ana");
+    await storeSessions(page, [
+      { session: fullLogSessions[0], title: "Jonas, \u2068שירה\u2069 +3" },
       { session: other, title: "Mia" },
       { session: alone, title: "New chat, 21:05" },
     ]);
-    await page.goto(origin);
+    await page.goto(site.origin);
   },
-  async "home-notice"(page) {
-    await holdSeats(page, []);
-    await page.goto((await invite(busy[0])).magic_link.replace(local, origin));
+  async "home-chat-full"(page) {
+    await storeSessions(page, []);
+    await openInvite(page, fullLogSessions[0]);
     await page.locator("#notice").filter({ hasText: "full" }).waitFor();
   },
   async join(page) {
-    const [creator] = await makeChat("Ana", "Jonas", "שירה");
-    await holdSeats(page, []);
-    const { invite_token } = await invite(creator);
-    await page.goto(`${origin}/${creator.chat_id}#invite=${invite_token}`);
+    const [creator] = await createChat(site, "Ana", "Jonas", "שירה");
+    await storeSessions(page, []);
+    await openInvite(page, creator);
     await page.getByText("There is room for 3 more").waitFor();
   },
-  async "join-taken"(page) {
-    await SCENES["join"]?.(page);
+  async "join-name-taken"(page) {
+    await SCENES.join(page);
     await page.fill("#name", "Jonas");
     await page.click("#joinSubmit");
     await page.getByText("already taken").waitFor();
   },
-  async "new-chat"(page) {
-    await openNew(page, await makeChat("Ana"));
+  async "chat-new"(page) {
+    const [creator] = await createChat(site, "Ana");
+    await openNewChat(page, creator);
   },
-  async "new-chat-talk"(page) {
-    const people = await makeChat("Ana", "Jonas", "Mia");
-    for (const person of people.slice(1)) await say(person, `Hello, ${person.username} here`);
-    await openNew(page, people);
+  async "chat-new-with-messages"(page) {
+    const [creator, ...guests] = await createChat(site, "Ana", "Jonas", "Mia");
+    for (const guest of guests) await postByApi(site, guest, `Hello, ${guest.username} here`);
+    await openNewChat(page, creator);
     await page.locator(".message").nth(1).waitFor();
   },
-  async "empty-guest"(page) {
-    const [, guest] = await makeChat("Ana", "Jonas");
-    if (!guest) return;
-    await openAs(page, guest, "Ana");
+  async "chat-empty"(page) {
+    const [, guest] = await createChat(site, "Ana", "Jonas");
+    await openChat(page, guest, "Ana");
     await page.getByText("No messages yet").waitFor();
   },
-  async busy(page) {
-    await openBusy(page);
+  async "log-full"(page) {
+    await openFullLog(page);
   },
-  async "busy-top"(page) {
-    await openBusy(page, 1);
+  async "log-top"(page) {
+    await openFullLog(page, 1);
     await page.evaluate(() => document.querySelector("#log")?.scrollTo(0, 0));
   },
-  async "busy-middle"(page) {
-    await openBusy(page);
+  async "log-middle"(page) {
+    await openFullLog(page);
     await page.getByText("not bold").evaluate((item) => item.scrollIntoView({ block: "center" }));
   },
-  async unsaved(page) {
-    const people = await makeChat("Ana", "Jonas");
-    await say(people[1] ?? people[0], "Can you hear me?");
-    await openAs(page, people[0], "Jonas");
-    await page.locator(".message").waitFor();
+  async "log-new-messages-below"(page) {
+    const sessions = await createChat(site, "Ana", "Jonas");
+    const [ana, jonas] = sessions;
+    for (let n = 1; n < 25; n++) await postByApi(site, sessions[n % 2] ?? ana, `Message number ${n}`);
+    await openChat(page, ana, "Jonas");
+    await page.locator(".message").nth(23).waitFor();
+    await page.evaluate(() => document.querySelector("#log")?.scrollTo(0, 100));
+    for (let n = 0; n < 3; n++) await postByApi(site, jonas, "Something new");
+    await page.getByText("3 new messages").waitFor();
+  },
+  async "message-long"(page) {
+    await openFullLog(page);
+    await page.fill("#message", "To make it long: ".repeat(118));
+  },
+  async "message-sending"(page) {
+    await openChatWithQuestion(page, "Are you there?");
+    await page.route("**/*", (route) => (route.request().method() === "POST" ? undefined : route.continue()));
+    for (const text of ["Yes!", "This one takes a while to go out, as the Wi-Fi in the attic is what it is", "🎉"]) {
+      await page.fill("#message", text);
+      await page.click("#send");
+    }
+    // "Sending…" appears half a second later.
+    await page.waitForTimeout(700);
+  },
+  async "message-failed"(page) {
+    await openChatWithQuestion(page, "Are you there?");
+    await page.context().setOffline(true);
+    for (const text of ["Yes! Give me five minutes", "🎉"]) {
+      await page.fill("#message", text);
+      await page.click("#send");
+      await page.getByText("Not sent.").last().waitFor();
+    }
+    await page.getByText("Connection lost").waitFor();
+  },
+  async "message-stale"(page) {
+    const ana = await openChatWithQuestion(page, "Are you still there?");
+    await page.evaluate((id) => {
+      const old = { key: "old", text: "Just a moment", at: Date.now() - 660_000, state: "failed", why: "" };
+      localStorage.setItem(`watch-party unsent ${id} old`, JSON.stringify(old));
+    }, ana.chat_id);
+    await page.reload();
+    await page.getByText("This may already have been sent").waitFor();
+    await page.getByRole("button", { name: "Send again?" }).waitFor();
+  },
+  async "storage-full"(page) {
+    await openChatWithQuestion(page, "Can you hear me?");
     await page.evaluate(() => {
       Storage.prototype.setItem = () => {
         throw new DOMException("Full", "QuotaExceededError");
@@ -259,110 +281,73 @@ export const SCENES: Record<string, Scene> = {
     await page.click("#send");
     await page.getByText("This browser saves nothing").waitFor();
   },
-  async stale(page) {
-    const people = await makeChat("Ana", "Jonas");
-    await say(people[1] ?? people[0], "Are you still there?");
-    await openAs(page, people[0], "Jonas");
-    await page.evaluate((id) => {
-      const old = { key: "old", text: "Just a moment", at: Date.now() - 660_000, state: "failed", why: "" };
-      localStorage.setItem(`watch-party unsent ${id} old`, JSON.stringify(old));
-    }, people[0].chat_id);
-    await page.reload();
-    await page.getByText("This may already have been sent").waitFor();
-    await page.getByRole("button", { name: "Send again?" }).waitFor();
+  async "chat-closing"(page) {
+    await openChat(page, closingSessions[0], "Jonas");
+    await page.getByText("Continue in a new chat").waitFor();
   },
-  async pill(page) {
-    const people = await makeChat("Ana", "Jonas");
-    for (let n = 1; n < 25; n++) await say(people[n % 2] ?? people[0], `Message number ${n}`);
-    await openAs(page, people[0], "Jonas");
-    await page.locator(".message").nth(23).waitFor();
-    await page.evaluate(() => document.querySelector("#log")?.scrollTo(0, 100));
-    for (let n = 0; n < 3; n++) await say(people[1] ?? people[0], "Something new");
-    await page.getByText("3 new messages").waitFor();
-  },
-  async invite(page) {
-    await openBusy(page);
-    await page.click("#inviteOpen");
-    await page.waitForFunction(() => document.querySelector<HTMLInputElement>("#link")?.value);
+  async "dialog-invite"(page) {
+    await openInviteDialog(page);
     await page.click("#copy");
   },
-  async "large-code"(page) {
-    await openBusy(page);
-    await page.click("#inviteOpen");
-    await page.waitForFunction(() => document.querySelector<HTMLInputElement>("#link")?.value);
+  async "dialog-qr-code"(page) {
+    await openInviteDialog(page);
     await page.click("#code");
   },
-  async people(page) {
-    await openBusy(page);
+  async "dialog-people-creator"(page) {
+    await openFullLog(page);
     await page.click("#seats");
   },
-  async "people-guest"(page) {
-    await openBusy(page, 1);
+  async "dialog-people-guest"(page) {
+    await openFullLog(page, 1);
     await page.click("#seats");
   },
-  async remove(page) {
-    await openBusy(page);
-    await page.click("#seats");
+  async "dialog-remove"(page) {
+    await SCENES["dialog-people-creator"](page);
     await page.getByLabel("Remove Jonas").click();
   },
-  async leave(page) {
-    await openBusy(page);
-    await page.click("#seats");
+  async "dialog-leave"(page) {
+    await SCENES["dialog-people-creator"](page);
     await page.click("#leave");
   },
-  async end(page) {
-    await openBusy(page);
-    await page.click("#seats");
+  async "dialog-end"(page) {
+    await SCENES["dialog-people-creator"](page);
     await page.click("#end");
   },
-  async api(page) {
-    await openBusy(page);
-    await page.click("#seats");
+  async "dialog-api"(page) {
+    await SCENES["dialog-people-creator"](page);
     await page.click("#apiOpen");
   },
-  async "api-token"(page) {
-    await SCENES["api"]?.(page);
+  async "dialog-api-token-shown"(page) {
+    await SCENES["dialog-api"](page);
     await page.click("#toggleTokens");
     await page.getByText("Hide the token").waitFor();
   },
   async ended(page) {
-    const [creator, guest] = await makeChat("Ana", "Jonas");
-    if (!guest) return;
-    await openAs(page, guest, "Ana");
+    const [creator, guest] = await createChat(site, "Ana", "Jonas");
+    await openChat(page, guest, "Ana");
     await page.fill("#message", "One more thing: thank you all, this was");
-    await call("DELETE", `/${creator.chat_id}`, creator.session_token);
+    await call(site, "DELETE", `/${creator.chat_id}`, creator.session_token);
     await page.getByText("has ended").waitFor();
   },
-  async sending(page) {
-    const people = await makeChat("Ana", "Jonas");
-    await say(people[1] ?? people[0], "Are you there?");
-    await openAs(page, people[0], "Jonas");
-    await page.route("**/*", (route) => (route.request().method() === "POST" ? undefined : route.continue()));
-    for (const text of ["Yes!", "This one takes a while to go out, as the Wi-Fi in the attic is what it is", "🎉"]) {
-      await page.fill("#message", text);
-      await page.click("#send");
-    }
-    await page.waitForTimeout(700);
-  },
-  async failed(page) {
-    const people = await makeChat("Ana", "Jonas");
-    await say(people[1] ?? people[0], "Are you there?");
-    await openAs(page, people[0], "Jonas");
-    await page.locator(".message").waitFor();
-    await page.context().setOffline(true);
-    for (const text of ["Yes! Give me five minutes", "🎉"]) {
-      await page.fill("#message", text);
-      await page.click("#send");
-      await page.getByText("Not sent.").last().waitFor();
-    }
-    await page.getByText("Connection lost").waitFor();
-  },
-  async counter(page) {
-    await openBusy(page);
-    await page.fill("#message", "To make it long: ".repeat(118));
-  },
-  async ending(page) {
-    await openAs(page, closing[0], "Jonas");
-    await page.getByText("Continue in a new chat").waitFor();
-  },
-};
+} satisfies Record<string, Scene>;
+
+/** Opens a new link to a chat in the page. */
+async function openInvite(page: Page, creator: Session): Promise<void> {
+  const { invite_token } = await createInvite(site, creator);
+  await page.goto(`${site.origin}/${creator.chat_id}#invite=${invite_token}`);
+}
+
+async function openInviteDialog(page: Page): Promise<void> {
+  await openFullLog(page);
+  await page.click("#inviteOpen");
+  await waitForLink(page);
+}
+
+/** Opens a chat in which Jonas has asked something, as Ana, and returns her session. */
+async function openChatWithQuestion(page: Page, question: string): Promise<Session> {
+  const [ana, jonas] = await createChat(site, "Ana", "Jonas");
+  await postByApi(site, jonas, question);
+  await openChat(page, ana, "Jonas");
+  await page.locator(".message").waitFor();
+  return ana;
+}

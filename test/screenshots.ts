@@ -1,12 +1,13 @@
-// Pictures of every state of the page, into dist/screenshots/, to be looked at: `node test/screenshots.ts`,
-// after a build. With an argument, only those whose name and screen ("busy phone-dark") contain it; with --readme
-// the two pictures of the README instead, into docs/. (Smaller still by `pngquant --force --ext .png docs/*.png`.)
+// Takes screenshots of every state of the page, for a person to review: `node test/screenshots.ts`, after a build.
+// They go to dist/screenshots/. With an argument, it takes only those whose scene and screen ("log-full phone-dark")
+// contain the argument. With --readme it takes the README's two pictures instead, into docs/. To make those smaller,
+// run `pngquant --force --ext .png docs/*.png`.
 
 import { mkdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import type { Browser, BrowserContextOptions } from "playwright-core";
 import { launchBrowser } from "./browser.ts";
-import { closeScenes, openEvening, openScenes, type Scene, SCENES } from "./scenes.ts";
+import { closeScenes, openReadmeChat, openScenes, type Scene, SCENES } from "./scenes.ts";
 
 const FOLDER = fileURLToPath(new URL("../dist/screenshots/", import.meta.url));
 const DOCS = fileURLToPath(new URL("../docs/", import.meta.url));
@@ -25,20 +26,20 @@ const SCREENS: Record<string, BrowserContextOptions> = {
 async function takeAll(browser: Browser, wanted: string): Promise<void> {
   mkdirSync(FOLDER, { recursive: true });
   for (const screen of Object.keys(SCREENS)) {
-    for (const name of Object.keys(SCENES)) {
+    for (const [name, scene] of Object.entries(SCENES)) {
       if (!`${name} ${screen}`.includes(wanted)) continue;
-      await take(browser, screen, SCENES[name], `${FOLDER}${name}.${screen}.png`);
+      await takeScreenshot(browser, screen, scene, `${FOLDER}${name}.${screen}.png`);
     }
   }
 }
 
-/** A browser of its own for each picture, so that no scene finds what another has left behind. */
-async function take(browser: Browser, screen: string, scene: Scene | undefined, file: string): Promise<void> {
+/** Uses a new browser context for each screenshot, so no scene finds what another one has left in the storage. */
+async function takeScreenshot(browser: Browser, screen: string, scene: Scene, file: string): Promise<void> {
   const context = await browser.newContext({ locale: "en-GB", reducedMotion: "reduce", ...SCREENS[screen] });
   context.setDefaultTimeout(8000);
   const page = await context.newPage();
   try {
-    await scene?.(page);
+    await scene(page);
     await page.waitForTimeout(100);
     await page.screenshot({ path: file });
   } catch (error) {
@@ -48,12 +49,12 @@ async function take(browser: Browser, screen: string, scene: Scene | undefined, 
   await context.close();
 }
 
-const browser = await launchBrowser("this machine's");
+const browser = await launchBrowser("system");
 await openScenes();
 const [wanted = ""] = process.argv.slice(2);
 if (wanted === "--readme") {
-  await take(browser, "desktop-light", openEvening, `${DOCS}chat.png`);
-  await take(browser, "phone-dark", openEvening, `${DOCS}chat-phone.png`);
+  await takeScreenshot(browser, "desktop-light", openReadmeChat, `${DOCS}chat.png`);
+  await takeScreenshot(browser, "phone-dark", openReadmeChat, `${DOCS}chat-phone.png`);
 } else {
   await takeAll(browser, wanted);
 }

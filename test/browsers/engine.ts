@@ -1,60 +1,64 @@
-// What the tests ask of a browser, whichever it is, and of whoever sits before it.
+// The interface between the tests and a browser engine.
 
 import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
 
-/** A browser engine. Each person has a storage of their own, as if before another computer. */
+/** A running browser. Each person has separate storage, as if on another computer. */
 export interface Engine {
-  /** `origin`: the server's, "http://party.test:PORT", the only one that this person will visit. */
+  /** Opens a browser for one person, who will visit only `origin`: "http://party.test:PORT". */
   newPerson(origin: string): Promise<Person>;
   close(): Promise<void>;
 }
 
-export type Plain = string | number | boolean;
-export type Action<A extends Plain[], T> = (...values: A) => T;
+/** Values that survive JSON, and so can travel to the page. */
+export type Primitive = string | number | boolean;
+export type Action<A extends Primitive[], T> = (...values: A) => T;
 
-/** One tab of one person. Presses and keys are the browser's own, not events made by a script. */
+/** One tab of one person. The browser generates presses and keys as for real input, not by dispatching events. */
 export interface Person {
   open(address: string): Promise<void>;
   reload(): Promise<void>;
-  /** Makes the page that many CSS pixels wide, and about as high. */
+  /** Makes the page exactly `width` and about `height` CSS pixels large. */
   resize(width: number, height: number): Promise<void>;
   press(selector: string): Promise<void>;
-  /** Types at the end of a field, a line break as Enter. */
+  /** Types at the end of a field. A line break presses Enter. */
   type(selector: string, text: string): Promise<void>;
-  /** Presses Ctrl and V in a field. */
+  /** Presses Ctrl+V in a field. */
   paste(selector: string): Promise<void>;
-  /** Runs a function in the page. It sees nothing of its surroundings here; its result travels as JSON. */
-  run<A extends Plain[], T>(action: Action<A, T>, ...values: A): Promise<T>;
-  /** Errors and warnings so far, where the engine tells. */
-  complaints(): string[];
+  /** Runs a function in the page, where it cannot access variables of the test. Its result travels as JSON. */
+  run<A extends Primitive[], T>(action: Action<A, T>, ...values: A): Promise<T>;
+  /** Returns the console messages and errors so far; always empty if the engine does not report them. */
+  consoleMessages(): string[];
   close(): Promise<void>;
 }
 
-const PATIENCE_MS = 15_000;
+const TIMEOUT_MS = 15_000;
 
-/** Waits until `action` gives something else than undefined, null, false, 0 and "", and gives that. */
-export async function until<A extends Plain[], T>(
+/**
+ * Runs `action` in the page until it returns a truthy value, and returns that value. `condition` completes the
+ * sentence "Timed out waiting until …".
+ */
+export async function until<A extends Primitive[], T>(
   person: Person,
-  what: string,
+  condition: string,
   action: Action<A, T>,
   ...values: A
 ): Promise<NonNullable<T>> {
-  const deadline = Date.now() + PATIENCE_MS;
-  // By asking again and again: WebDriver has no events.
+  const deadline = Date.now() + TIMEOUT_MS;
+  // Polls, because WebDriver has no events.
   while (Date.now() < deadline) {
     const result = await person.run(action, ...values);
     if (result) return result;
     await sleep(50);
   }
-  return assert.fail(`Waited in vain until ${what}`);
+  return assert.fail(`Timed out waiting until ${condition}`);
 }
 
-/** Waits until a text can be read in an element that matches. */
-export async function untilReads(person: Person, selector: string, text: string): Promise<void> {
+/** Waits until an element that matches the selector shows a text. */
+export async function untilShows(person: Person, selector: string, text: string): Promise<void> {
   await until(
     person,
-    `${selector} reads "${text}"`,
+    `${selector} shows "${text}"`,
     (where, wanted) =>
       [...document.querySelectorAll<HTMLElement>(where)].some((element) => element.innerText.includes(wanted)),
     selector,

@@ -1,14 +1,14 @@
-// Firefox, driven by WebDriver BiDi.
+// Firefox, controlled with WebDriver BiDi.
 
 import { type Browser, launch, type Page } from "puppeteer-core";
-import type { Action, Engine, Person, Plain } from "./engine.ts";
+import type { Action, Engine, Person, Primitive } from "./engine.ts";
 
 export async function launchFirefox(): Promise<Engine> {
   const browser = await launch({
     browser: "firefox",
     executablePath: "/usr/bin/firefox-esr",
     headless: true,
-    // The name leads here, and still is neither https nor localhost.
+    // Resolves party.test to this machine. Firefox trusts it no more than another plain http address.
     extraPrefsFirefox: { "network.dns.localDomains": "party.test", "intl.accept_languages": "en-GB" },
   });
   return {
@@ -19,7 +19,7 @@ export async function launchFirefox(): Promise<Engine> {
 
 async function newPerson(browser: Browser): Promise<Person> {
   const context = await browser.createBrowserContext();
-  // A window each: all but one tab of a window are hidden, and the page then does less.
+  // Each person gets a window. In a shared window all tabs but one are hidden, and a hidden page polls less often.
   const page = await context.newPage({ type: "window" });
   page.setDefaultTimeout(15_000);
   return new FirefoxPerson(page);
@@ -27,12 +27,12 @@ async function newPerson(browser: Browser): Promise<Person> {
 
 class FirefoxPerson implements Person {
   readonly #page: Page;
-  readonly #complaints: string[] = [];
+  readonly #consoleMessages: string[] = [];
 
   constructor(page: Page) {
     this.#page = page;
-    page.on("console", (message) => this.#complaints.push(`${message.type()}: ${message.text()}`));
-    page.on("pageerror", (error) => this.#complaints.push(String(error)));
+    page.on("console", (message) => this.#consoleMessages.push(`${message.type()}: ${message.text()}`));
+    page.on("pageerror", (error) => this.#consoleMessages.push(String(error)));
   }
 
   async open(address: string): Promise<void> {
@@ -63,14 +63,14 @@ class FirefoxPerson implements Person {
     await this.#page.keyboard.up("Control");
   }
 
-  async run<A extends Plain[], T>(action: Action<A, T>, ...values: A): Promise<T> {
+  async run<A extends Primitive[], T>(action: Action<A, T>, ...values: A): Promise<T> {
     const script = `(${String(action)})(...${JSON.stringify(values)})`;
     // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the edge: JSON of what `action` returned
     return (await this.#page.evaluate(script)) as T;
   }
 
-  complaints(): string[] {
-    return this.#complaints;
+  consoleMessages(): string[] {
+    return this.#consoleMessages;
   }
 
   close(): Promise<void> {

@@ -1,14 +1,14 @@
-// What has to work alike in every engine, on http://party.test: an address that browsers trust with nothing.
+// The behaviours that must work in every engine, on http://party.test. Browsers treat this address as insecure.
 
 import assert from "node:assert/strict";
 import { after, before, test, type TestContext } from "node:test";
-import { startParty } from "../browser.ts";
-import { type Engine, type Person, until, untilReads } from "./engine.ts";
+import { startSite } from "../browser.ts";
+import { type Engine, type Person, until, untilShows } from "./engine.ts";
 
-const ANSWER = "ערב טוב, מגיעים בשמונה?";
+const HEBREW = "ערב טוב, מגיעים בשמונה?";
 const FAMILY = "👨‍👩‍👧‍👦";
 
-/** Two people in one chat, which Ana has started. */
+/** A chat that Ana has started and Shira has joined with the link. */
 interface Chat {
   origin: string;
   ana: Person;
@@ -16,23 +16,23 @@ interface Chat {
   link: string;
 }
 
-const SCENARIOS = {
-  "two people meet by a link, talk, and are back after a reload": meet,
-  "a link is copied where there is no navigator.clipboard": copyLink,
-  "the composer stays at the lower edge of the screen": keepComposer,
-  "Hebrew runs from the right, in a bubble whose corner is its author's": writeHebrew,
-  "one to three emoji are large, more are text": writeEmoji,
-  "nothing scrolls sideways on a screen of 320 pixels": fitNarrow,
+const TESTS = {
+  "two people meet through a link, talk, and continue after a reload": testMeeting,
+  "Copy works without navigator.clipboard": testCopying,
+  "the composer stays at the lower edge of the screen": testComposer,
+  "Hebrew text is right-to-left, in a bubble on its author's side": testHebrew,
+  "one to three emoji are large, more are normal text": testEmoji,
+  "nothing scrolls sideways on a screen 320 pixels wide": testNarrowScreen,
 };
 
-/** Runs all of it in one engine. `name` stands before each test's. */
+/** Defines the tests for one engine. Their names begin with `name`. */
 export function testEngine(name: string, launch: () => Promise<Engine>): void {
   let engine: Engine | undefined;
   before(async () => {
     engine = await launch();
   });
   after(() => engine?.close());
-  for (const [behaviour, run] of Object.entries(SCENARIOS)) {
+  for (const [behaviour, run] of Object.entries(TESTS)) {
     test(`${name}: ${behaviour}`, { timeout: 90_000 }, async (t) => {
       assert.ok(engine);
       await run(t, engine);
@@ -40,67 +40,67 @@ export function testEngine(name: string, launch: () => Promise<Engine>): void {
   }
 }
 
-async function meet(t: TestContext, engine: Engine): Promise<void> {
+async function testMeeting(t: TestContext, engine: Engine): Promise<void> {
   const { ana, shira } = await startChat(t, engine);
   await say(ana, "Hello from Ana");
-  await untilReads(shira, ".message:not(.own) .bubble", "Hello from Ana");
+  await untilShows(shira, ".message:not(.own) .bubble", "Hello from Ana");
   await say(shira, "Hello from Shira");
-  await untilReads(ana, ".message:not(.own) .bubble", "Hello from Shira");
+  await untilShows(ana, ".message:not(.own) .bubble", "Hello from Shira");
 
   await shira.reload();
-  await untilReads(shira, ".own .bubble", "Hello from Shira");
+  await untilShows(shira, ".own .bubble", "Hello from Shira");
   await say(ana, "Are you back?");
-  await untilReads(shira, ".message:not(.own) .bubble", "Are you back?");
+  await untilShows(shira, ".message:not(.own) .bubble", "Are you back?");
   await say(shira, "I am");
-  await untilReads(ana, ".message:not(.own) .bubble", "I am");
+  await untilShows(ana, ".message:not(.own) .bubble", "I am");
   assert.equal(await ana.run(() => document.querySelectorAll(".message").length), 4);
 }
 
-async function copyLink(t: TestContext, engine: Engine): Promise<void> {
+async function testCopying(t: TestContext, engine: Engine): Promise<void> {
   const { origin, ana, link } = await startChat(t, engine);
-  assert.ok(link.startsWith(origin), "the link leads to the address that Ana has opened");
+  assert.ok(link.startsWith(origin), "the link has the address that Ana opened");
   assert.deepEqual(await ana.run(() => [isSecureContext, "clipboard" in navigator]), [false, false]);
   await ana.press("#inviteOpen");
-  await until(ana, "the link is there", () => document.querySelector<HTMLInputElement>("#link")?.value);
+  await until(ana, "the link appears", () => document.querySelector<HTMLInputElement>("#link")?.value);
   await ana.press("#copy");
-  await untilReads(ana, "#inviteStatus", "Copied");
+  await untilShows(ana, "#inviteStatus", "Copied");
   const shown = await ana.run(() => document.querySelector<HTMLInputElement>("#link")?.value);
   await ana.press("#inviteClose");
   await ana.paste("#message");
   assert.equal(await until(ana, "the link is pasted", readDraft), shown);
 }
 
-async function keepComposer(t: TestContext, engine: Engine): Promise<void> {
+async function testComposer(t: TestContext, engine: Engine): Promise<void> {
   const { ana } = await startChat(t, engine);
-  await assertComposerBelow(ana, "in an empty chat");
-  // As long as the log can get, and past what fits any of the screens below.
+  await assertComposerAtBottom(ana, "in an empty chat");
+  // The longest possible log. It is higher than each of the screens below.
   for (let line = 1; line <= 30; line++) await say(ana, `Line ${line}`);
-  await untilReads(ana, ".message:last-child:not(.sending) .bubble", "Line 30");
+  await untilShows(ana, ".message:last-child:not(.sending) .bubble", "Line 30");
   for (const [width, height] of [[1000, 700] as const, [390, 640] as const, [320, 560] as const]) {
     await ana.resize(width, height);
-    await assertComposerBelow(ana, `at ${width} by ${height} pixels`);
+    await assertComposerAtBottom(ana, `at ${width} by ${height} pixels`);
     await ana.run(() => document.querySelector("#log")?.scrollTo(0, 0));
-    await assertComposerBelow(ana, "when the oldest messages are being read");
+    await assertComposerAtBottom(ana, "while the log shows the oldest messages");
     await ana.run(() => document.querySelector("#log")?.scrollTo(0, 1e6));
   }
 }
 
-async function writeHebrew(t: TestContext, engine: Engine): Promise<void> {
+async function testHebrew(t: TestContext, engine: Engine): Promise<void> {
   const { ana, shira } = await startChat(t, engine);
-  await paste(shira, ANSWER);
-  await untilReads(ana, ".message:not(.own) .bubble", ANSWER);
+  await insertAndSend(shira, HEBREW);
+  await untilShows(ana, ".message:not(.own) .bubble", HEBREW);
   await say(ana, "See you at eight");
-  await untilReads(shira, ".message:not(.own) .bubble", "See you at eight");
+  await untilShows(shira, ".message:not(.own) .bubble", "See you at eight");
 
-  const own = await shira.run(lookAtBubble, ".own .bubble");
-  assert.deepEqual(own, { direction: "rtl", beginsAt: "right", small: "bottom-right", side: "right" });
-  const others = await ana.run(lookAtBubble, ".message:not(.own) .bubble");
-  assert.deepEqual(others, { direction: "rtl", beginsAt: "right", small: "top-left", side: "left" });
-  const english = await shira.run(lookAtBubble, ".message:not(.own) .bubble");
-  assert.deepEqual(english, { direction: "ltr", beginsAt: "left", small: "top-left", side: "left" });
+  const own = await shira.run(readBubble, ".own .bubble");
+  assert.deepEqual(own, { direction: "rtl", startsAt: "right", smallCorner: "bottom-right", side: "right" });
+  const others = await ana.run(readBubble, ".message:not(.own) .bubble");
+  assert.deepEqual(others, { direction: "rtl", startsAt: "right", smallCorner: "top-left", side: "left" });
+  const english = await shira.run(readBubble, ".message:not(.own) .bubble");
+  assert.deepEqual(english, { direction: "ltr", startsAt: "left", smallCorner: "top-left", side: "left" });
 }
 
-async function writeEmoji(t: TestContext, engine: Engine): Promise<void> {
+async function testEmoji(t: TestContext, engine: Engine): Promise<void> {
   const { ana, shira } = await startChat(t, engine);
   const cases = [
     [FAMILY, true],
@@ -109,52 +109,52 @@ async function writeEmoji(t: TestContext, engine: Engine): Promise<void> {
     ["👍 yes", false],
   ] as const;
   for (const [text, large] of cases) {
-    await paste(ana, text);
-    await untilReads(shira, ".message:last-child .bubble", text);
-    const look = await shira.run(lookAtEmoji);
-    assert.deepEqual({ large: look.large, bare: look.bare }, { large, bare: large }, text);
-    // Four people drawn beside each other would be as wide as four.
-    if (text === FAMILY) assert.ok(look.width > 0.5 * look.size && look.width < 2 * look.size, "one family, one sign");
+    await insertAndSend(ana, text);
+    await untilShows(shira, ".message:last-child .bubble", text);
+    const emoji = await shira.run(readEmoji);
+    assert.deepEqual({ large: emoji.large, bare: emoji.bare }, { large, bare: large }, text);
+    // A font without this family would draw its four members side by side, four times as wide.
+    if (text === FAMILY) assert.ok(emoji.width > 0.5 * emoji.size && emoji.width < 2 * emoji.size, "one glyph");
   }
 }
 
-async function fitNarrow(t: TestContext, engine: Engine): Promise<void> {
+async function testNarrowScreen(t: TestContext, engine: Engine): Promise<void> {
   const { origin, ana, shira, link } = await startChat(t, engine, "A name of 24 characters!", "שירה־לאה בת־אברהם כהן");
   await ana.resize(320, 600);
   await assertFits(ana, "a new chat");
   await say(ana, "averyveryveryverylongword".repeat(8));
   await say(ana, `Have a look: http://example.org/${"path/".repeat(30)}?x=1`);
-  await paste(ana, "🍿🎬🎉");
-  await untilReads(shira, ".message:last-child .bubble", "🍿");
+  await insertAndSend(ana, "🍿🎬🎉");
+  await untilShows(shira, ".message:last-child .bubble", "🍿");
   await assertFits(ana, "a chat");
   await ana.press("#inviteOpen");
   await assertFits(ana, "the invitation");
   await ana.press("#inviteClose");
   await ana.press("#seats");
-  await assertFits(ana, "the people");
+  await assertFits(ana, "the list of people");
 
   const guest = await newPerson(t, engine, origin);
   await guest.resize(320, 600);
   await guest.open(link);
-  await untilReads(guest, "#joinText", "in this chat");
-  await assertFits(guest, "the way in");
+  await untilShows(guest, "#joinText", "in this chat");
+  await assertFits(guest, "the join screen");
   await guest.open(origin);
-  await untilReads(guest, "#joinSubmit", "Start");
+  await untilShows(guest, "#joinSubmit", "Start");
   await assertFits(guest, "home");
 }
 
 async function startChat(t: TestContext, engine: Engine, first = "Ana", second = "Shira"): Promise<Chat> {
-  const { origin } = await startParty(t);
+  const { origin } = await startSite(t);
   const ana = await newPerson(t, engine, origin);
   const shira = await newPerson(t, engine, origin);
   await ana.open(origin);
-  await enter(ana, first);
+  await submitName(ana, first);
   const link = await until(ana, "there is a link", () => document.querySelector<HTMLInputElement>("#link")?.value);
   await shira.open(link);
-  await untilReads(shira, "#joinText", "in this chat");
-  assert.equal(await shira.run(() => location.hash), "", "the invitation leaves the address bar");
-  await enter(shira, second);
-  await until(ana, "the other one is there", () => document.querySelectorAll("#seats [data-hue]").length === 2);
+  await untilShows(shira, "#joinText", "in this chat");
+  assert.equal(await shira.run(() => location.hash), "", "the address bar no longer shows the invitation");
+  await submitName(shira, second);
+  await until(ana, "the second member appears", () => document.querySelectorAll("#seats [data-hue]").length === 2);
   return { origin, ana, shira, link };
 }
 
@@ -162,12 +162,13 @@ async function newPerson(t: TestContext, engine: Engine, origin: string): Promis
   const person = await engine.newPerson(origin);
   t.after(async () => {
     await person.close();
-    assert.deepEqual(person.complaints(), [], "the console stays empty");
+    assert.deepEqual(person.consoleMessages(), [], "the console stays empty");
   });
   return person;
 }
 
-async function enter(person: Person, name: string): Promise<void> {
+/** Submits the name on the home or join screen, and waits for the chat. */
+async function submitName(person: Person, name: string): Promise<void> {
   await person.run((text) => {
     const field = document.querySelector<HTMLInputElement>("#name");
     if (field) field.value = text;
@@ -176,14 +177,14 @@ async function enter(person: Person, name: string): Promise<void> {
   await until(person, "the chat is on the screen", () => document.querySelector("#log")?.role === "log");
 }
 
-/** Writes as a person does, key by key, and waits until it is sent. */
+/** Types a message key by key, sends it with Enter, and waits until it is sent. */
 async function say(person: Person, text: string): Promise<void> {
   await person.type("#message", `${text}\n`);
   await untilSent(person);
 }
 
-/** For what is on no keyboard here: puts it in as a picker of emoji does, and presses the button. */
-async function paste(person: Person, text: string): Promise<void> {
+/** Inserts a text at once, as an emoji picker or another keyboard does, sends it with the button, and waits. */
+async function insertAndSend(person: Person, text: string): Promise<void> {
   await person.run((value) => {
     const field = document.querySelector<HTMLTextAreaElement>("#message");
     if (!field) return;
@@ -201,13 +202,14 @@ async function untilSent(person: Person): Promise<void> {
   });
 }
 
-// What follows runs in the page.
+// These three run in the page, so they can use nothing but their parameters and the page.
 
 function readDraft(): string {
   return document.querySelector<HTMLTextAreaElement>("#message")?.value ?? "";
 }
 
-function lookAtBubble(selector: string) {
+/** Returns a bubble's direction, where its text starts, which corner is smaller, and the bubble's side of the log. */
+function readBubble(selector: string) {
   const bubble = document.querySelector(selector);
   const list = document.querySelector("#list");
   const text = bubble && document.createTreeWalker(bubble, NodeFilter.SHOW_TEXT).nextNode();
@@ -222,13 +224,14 @@ function lookAtBubble(selector: string) {
   const corners = ["top-left", "top-right", "bottom-right", "bottom-left"];
   return {
     direction: style.direction,
-    beginsAt: box.right - letter.right < letter.left - box.left ? "right" : "left",
-    small: corners.filter((corner) => style.getPropertyValue(`border-${corner}-radius`) === "6px").join(),
+    startsAt: box.right - letter.right < letter.left - box.left ? "right" : "left",
+    smallCorner: corners.filter((corner) => style.getPropertyValue(`border-${corner}-radius`) === "6px").join(),
     side: column.right - box.right < box.left - column.left ? "right" : "left",
   };
 }
 
-function lookAtEmoji() {
+/** Returns whether the last message is large and without a bubble, with its font size and text width in pixels. */
+function readEmoji() {
   const bubble = document.querySelector(".message:last-child .bubble");
   if (!bubble) throw new Error("There is no message.");
   const range = document.createRange();
@@ -239,8 +242,8 @@ function lookAtEmoji() {
   return { large: size > 30, bare, size, width: range.getBoundingClientRect().width };
 }
 
-/** Waits for it: the page follows a change of the window with its next frame. */
-async function assertComposerBelow(person: Person, when: string): Promise<void> {
+/** Waits, because the page adapts to a new window size one frame later. */
+async function assertComposerAtBottom(person: Person, when: string): Promise<void> {
   await until(person, `the composer is at the lower edge ${when}`, () => {
     const composer = document.querySelector("#composer")?.getBoundingClientRect();
     const page = document.scrollingElement;
@@ -248,8 +251,9 @@ async function assertComposerBelow(person: Person, when: string): Promise<void> 
   });
 }
 
+/** Checks that nothing scrolls sideways or lies outside of a screen 320 pixels wide. */
 async function assertFits(person: Person, what: string): Promise<void> {
-  const found = await person.run(() => ({
+  const layout = await person.run(() => ({
     width: innerWidth,
     scrolls: [...document.querySelectorAll("html, body, main, #log, #inlineInvite, dialog[open]")]
       .filter((element) => element.scrollWidth > element.clientWidth)
@@ -259,5 +263,5 @@ async function assertFits(person: Person, what: string): Promise<void> {
       .filter(({ box }) => box.width > 1 && (box.right > innerWidth + 0.5 || box.left < -0.5))
       .map(({ element }) => `${element.tagName} ${element.id}`),
   }));
-  assert.deepEqual(found, { width: 320, scrolls: [], outside: [] }, what);
+  assert.deepEqual(layout, { width: 320, scrolls: [], outside: [] }, what);
 }

@@ -1,18 +1,18 @@
-// What is timed is measured three times, and the median counts: one run may meet a busy machine.
+// Timed tests measure three times and judge the median, because the machine may be busy during one run.
 
 import assert from "node:assert/strict";
 import type { TestContext } from "node:test";
 
 export const RUNS = 3;
 
-/** The middle one. */
+/** Returns the middle value (of an even number of values, the upper of the two in the middle). */
 export function median(values: readonly number[]): number {
   const middle = values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)];
-  assert.ok(middle !== undefined, "nothing was measured");
+  assert.ok(middle !== undefined, "there are no values");
   return middle;
 }
 
-/** Runs `measure` three times; its figures, each under its name, one a run. */
+/** Runs `measure` three times. Returns its figures by name, one per run. */
 export async function measureRuns(measure: () => Promise<Record<string, number>>): Promise<Map<string, number[]>> {
   const figures = new Map<string, number[]>();
   for (let run = 0; run < RUNS; run++) {
@@ -23,7 +23,7 @@ export async function measureRuns(measure: () => Promise<Record<string, number>>
   return figures;
 }
 
-/** Tells the figures, and fails where a median is over its limit. All in milliseconds. */
+/** Reports the figures, and fails if a median is over its limit. All values are in milliseconds. */
 export function assertUnder(t: TestContext, figures: Map<string, number[]>, limits: Record<string, number>): void {
   for (const [name, limit] of Object.entries(limits)) {
     const values = figures.get(name) ?? [];

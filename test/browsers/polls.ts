@@ -1,14 +1,15 @@
-// Which polls a server holds, seen from outside of it.
+// Observes from outside which polls are waiting on a server.
 
 import type { Server } from "node:http";
 
-export interface HeldPolls {
-  /** Of all chats. */
+export interface PollWatch {
+  /** Returns the number of waiting polls, of all chats. */
   count(): number;
-  /** Whether one of this chat is held for a tab that said it is being looked at. */
-  isVisibleHeld(chatId: string): boolean;
-  isHeld(chatId: string): boolean;
-  /** How many have been held of this chat since the server began. */
+  /** Whether a poll of this chat is waiting that was sent by a visible tab. */
+  hasVisible(chatId: string): boolean;
+  /** Whether a poll of this chat is waiting. */
+  has(chatId: string): boolean;
+  /** Returns how many polls of this chat have waited since the watch began. */
   total(chatId: string): number;
 }
 
@@ -17,22 +18,22 @@ interface Poll {
   visible: boolean;
 }
 
-export function watchPolls(server: Server): HeldPolls {
-  const held = new Set<Poll>();
+export function watchPolls(server: Server): PollWatch {
+  const waiting = new Set<Poll>();
   const totals = new Map<string, number>();
   server.on("request", (request, response) => {
     const { pathname, searchParams } = new URL(request.url ?? "/", "http://party.test");
-    // The server has had its turn: what it answers at once, it has answered.
+    // This listener runs after the server's listener, which has already answered requests that don't have to wait.
     if (response.writableEnded || request.method !== "GET") return;
     const poll = { chatId: pathname.slice(1), visible: searchParams.get("visible") === "1" };
-    held.add(poll);
+    waiting.add(poll);
     totals.set(poll.chatId, (totals.get(poll.chatId) ?? 0) + 1);
-    response.on("close", () => held.delete(poll));
+    response.on("close", () => waiting.delete(poll));
   });
   return {
-    count: () => held.size,
-    isVisibleHeld: (chatId) => [...held].some((poll) => poll.chatId === chatId && poll.visible),
-    isHeld: (chatId) => [...held].some((poll) => poll.chatId === chatId),
+    count: () => waiting.size,
+    hasVisible: (chatId) => [...waiting].some((poll) => poll.chatId === chatId && poll.visible),
+    has: (chatId) => [...waiting].some((poll) => poll.chatId === chatId),
     total: (chatId) => totals.get(chatId) ?? 0,
   };
 }

@@ -1,26 +1,27 @@
-// Twelve tabs on twelve chats in one browser. Browsers open six connections to a host, and a held poll takes
-// one: without care, the seventh tab would neither load nor send.
+// Twelve tabs on twelve chats in one browser. Browsers open six connections to a host, and each waiting poll takes one.
+// If every tab had a waiting poll, the seventh tab could neither load nor send.
 //
-// A driven Chromium reports every tab as visible. Here all but one say that they are hidden, as they would on
-// a person's screen; the pages then hold few polls, and ask again every two seconds.
+// An automated Chromium reports every tab as visible. The tests make all but one report that they are hidden, as
+// on a person's screen. The server then lets only a few polls wait, and the other tabs poll every two seconds.
 
 import assert from "node:assert/strict";
 import { after, before, test, type TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Browser, BrowserContext, Page } from "playwright-core";
 import type { Session } from "../../server.ts";
-import { launchBrowser, newPerson, type Party, startParty } from "../browser.ts";
-import { makeChat, say } from "./chats.ts";
+import { launchBrowser, newPerson, startSite, type TestSite } from "../browser.ts";
+import { createChat, postByApi } from "../people.ts";
 import { assertUnder, measureRuns } from "./measure.ts";
-import { type HeldPolls, watchPolls } from "./polls.ts";
+import { type PollWatch, watchPolls } from "./polls.ts";
 
 const TABS = 12;
-const HELD = 4;
-/** "At once", with two cores that twelve tabs share. */
+/** The server lets this many polls of one browser wait. */
+const WAITING_POLLS = 4;
+/** The limit for "at once", on two cores that twelve tabs share. */
 const AT_ONCE_MS = 200;
-/** How soon a tab that comes to the front has its poll held. */
+/** The limit from showing a tab until its poll waits on the server. */
 const RENEWED_MS = 500;
-/** A rush is over when no further poll has come for this long. */
+/** After switching quickly, the visible tab has settled when it has sent no new poll for this long. */
 const SETTLED_MS = 500;
 
 let browser: Browser;
@@ -29,90 +30,92 @@ before(async () => {
 });
 after(() => browser.close());
 
-/** One chat: the tab that shows it, and whoever writes to it from elsewhere. */
+/** A tab on one chat, and a guest who writes in that chat through the API. */
 interface Tab {
   page: Page;
-  own: Session;
-  other: Session;
+  /** The session of the page in the tab. */
+  session: Session;
+  guest: Session;
 }
 
-interface Desk {
-  /** For fetch of Node's, which knows no party.test. */
-  local: string;
+interface TabSet {
+  site: TestSite;
   tabs: Tab[];
-  polls: HeldPolls;
-  loads: number[];
+  polls: PollWatch;
+  /** Milliseconds that each page took to load, in the order of the tabs. */
+  loadTimes: number[];
 }
 
 test("twelve tabs load, send and receive in time", { timeout: 300_000 }, async (t) => {
   const figures = await measureRuns(() =>
-    onDesk(t, async (desk) => {
-      const sends = await measureSends(desk);
-      const delivered = await measureDelivery(desk);
-      return { "pages load": Math.max(...desk.loads), sends: Math.max(...sends), ...delivered };
+    withTabs(t, async (tabSet) => {
+      const sends = await measureSends(tabSet);
+      const delivered = await measureDelivery(tabSet);
+      return { "pages load": Math.max(...tabSet.loadTimes), sends: Math.max(...sends), ...delivered };
     }),
   );
   assertUnder(t, figures, {
     "pages load": 1000,
     sends: 200,
     "delivery to the visible tab": AT_ONCE_MS,
-    "delivery to the held ones": AT_ONCE_MS,
-    "delivery to the others": 3000,
+    "delivery to tabs with a waiting poll": AT_ONCE_MS,
+    "delivery to the other tabs": 3000,
   });
 });
 
 test(
-  "flicking through the tabs never leaves the one looked at without its held poll",
+  "the poll of a visible tab waits again soon after switching tabs, slowly or quickly",
   { timeout: 300_000 },
   async (t) => {
     const figures = await measureRuns(() =>
-      onDesk(t, async (desk) => ({
-        "held at each stop": await flickSlowly(desk),
-        "held after a rush": await flickFast(desk),
+      withTabs(t, async (tabSet) => ({
+        "waiting after each stop": await switchSlowly(tabSet),
+        "waiting after a quick run": await switchQuickly(tabSet),
       })),
     );
-    assertUnder(t, figures, { "held at each stop": RENEWED_MS, "held after a rush": RENEWED_MS });
+    assertUnder(t, figures, { "waiting after each stop": RENEWED_MS, "waiting after a quick run": RENEWED_MS });
   },
 );
 
-/** Opens the tabs, one after another as people do, for `use`; closes them afterwards. */
-async function onDesk<T>(t: TestContext, use: (desk: Desk) => Promise<T>): Promise<T> {
-  const party = await startParty(t);
-  const clock = setInterval(() => party.app.sweep(), 250);
+/** Opens the tabs one after another, calls `use`, and closes them. */
+async function withTabs<T>(t: TestContext, use: (tabSet: TabSet) => Promise<T>): Promise<T> {
+  const site = await startSite(t);
+  const sweeper = setInterval(() => site.app.sweep(), 250);
   const { context } = await newPerson(t, browser);
   try {
-    return await use(await openDesk(party, context));
+    return await use(await openTabs(site, context));
   } finally {
-    clearInterval(clock);
+    clearInterval(sweeper);
     await context.close();
   }
 }
 
-async function openDesk({ app, origin }: Party, context: BrowserContext): Promise<Desk> {
-  const local = origin.replace("party.test", "127.0.0.1");
-  const desk: Desk = { local, tabs: [], polls: watchPolls(app.server), loads: [] };
-  const chats = await Promise.all(Array.from({ length: TABS }, (_, index) => makeChat(local, "Ana", `Guest ${index}`)));
-  for (const [, other] of chats) for (let line = 1; line <= 5; line++) await say(local, other, `Line ${line}`);
-  await keepSeats(context, origin, chats);
+async function openTabs(site: TestSite, context: BrowserContext): Promise<TabSet> {
+  const tabSet: TabSet = { site, tabs: [], polls: watchPolls(site.app.server), loadTimes: [] };
+  const chats = await Promise.all(
+    Array.from({ length: TABS }, (_, index) => createChat(site, "Ana", `Guest ${index}`)),
+  );
+  for (const [, guest] of chats) for (let line = 1; line <= 5; line++) await postByApi(site, guest, `Line ${line}`);
+  await storeSessions(context, site.origin, chats);
   await context.addInitScript(prepareTab);
-  for (const [own, other] of chats) {
+  for (const [session, guest] of chats) {
     const page = await context.newPage();
-    const previous = desk.tabs.at(-1);
-    desk.tabs.push({ page, own, other });
-    if (previous) await show(previous.page, false);
-    await page.goto(`${origin}/${own.chat_id}`);
-    desk.loads.push(await page.evaluate(whenDrawn));
+    const previous = tabSet.tabs.at(-1);
+    tabSet.tabs.push({ page, session, guest });
+    if (previous) await setVisible(previous.page, false);
+    await page.goto(`${site.origin}/${session.chat_id}`);
+    tabSet.loadTimes.push(await page.evaluate(whenDrawn));
   }
-  return desk;
+  return tabSet;
 }
 
-/** As if the seats had been taken in this browser. */
-async function keepSeats(context: BrowserContext, origin: string, chats: [Session, Session][]): Promise<void> {
+/** Stores the creators' sessions in the browser, as if it had created the chats. */
+async function storeSessions(context: BrowserContext, origin: string, chats: [Session, Session][]): Promise<void> {
   const page = await context.newPage();
   await page.goto(`${origin}/robots.txt`);
   await page.evaluate(
-    (seats) => {
-      for (const [id, seat] of seats) localStorage.setItem(`watch-party chat ${id}`, seat);
+    (items) => {
+      for (const [id, item] of items) localStorage.setItem(`watch-party chat ${id}`, item);
     },
     chats.map(([session, { username }]) => {
       return [session.chat_id, JSON.stringify({ session, title: username, isInviting: false })] as const;
@@ -121,108 +124,112 @@ async function keepSeats(context: BrowserContext, origin: string, chats: [Sessio
   await page.close();
 }
 
-/** Each tab comes to the front in turn and sends. Milliseconds from the press until it no longer says so. */
-async function measureSends(desk: Desk): Promise<number[]> {
+/** Shows each tab in turn and sends a message in it. Returns the milliseconds from the press until it is confirmed. */
+async function measureSends(tabSet: TabSet): Promise<number[]> {
   const times: number[] = [];
-  for (const tab of desk.tabs) {
-    await bringToFront(desk, tab);
-    times.push(await tab.page.evaluate(sendOne, `From here, ${tab.own.chat_id}`));
+  for (const tab of tabSet.tabs) {
+    await bringToFront(tabSet, tab);
+    times.push(await tab.page.evaluate(timeSending, `From here, ${tab.session.chat_id}`));
   }
   return times;
 }
 
-/** Somebody writes in each chat: how long until it is on the screen, by the state that the tab's poll was in. */
-async function measureDelivery(desk: Desk): Promise<Record<string, number>> {
-  const visible = desk.tabs[0];
+/**
+ * Lets the guest of each chat write. Returns the longest time until the message is on the screen, for the visible tab,
+ * the tabs whose poll was waiting, and the others.
+ */
+async function measureDelivery(tabSet: TabSet): Promise<Record<string, number>> {
+  const visible = tabSet.tabs[0];
   assert.ok(visible);
-  await bringToFront(desk, visible);
-  await until("four polls are held", () => desk.polls.count() === HELD);
-  const wasHeld = new Set<Tab>();
+  await bringToFront(tabSet, visible);
+  await until("four polls are waiting", () => tabSet.polls.count() === WAITING_POLLS);
+  const hadWaitingPoll = new Set<Tab>();
   const times = await Promise.all(
-    desk.tabs.map(async (tab, index) => {
-      const { page, own, other } = tab;
-      // One by one, as each delivery frees a place that another tab may take.
+    tabSet.tabs.map(async (tab, index) => {
+      const { page, session, guest } = tab;
+      // One after another, because each delivery ends a poll, and a poll of another tab may then wait instead.
       await sleep(index * 50);
-      const text = `Delivered to ${other.chat_id}`;
+      const text = `Delivered to ${guest.chat_id}`;
       const seen = page.evaluate(whenSeen, text);
-      // The page listens before anything is sent.
+      // Evaluates in order, so the page is observing before the message is sent.
       await page.evaluate(() => undefined);
-      if (desk.polls.isHeld(own.chat_id)) wasHeld.add(tab);
+      if (tabSet.polls.has(session.chat_id)) hadWaitingPoll.add(tab);
       const sentAt = Date.now();
-      await say(desk.local, other, text);
+      await postByApi(tabSet.site, guest, text);
       return (await seen) - sentAt;
     }),
   );
-  const worst = (belongs: (tab: Tab) => boolean) =>
-    Math.max(...times.filter((_, index) => desk.tabs.slice(index, index + 1).some(belongs)));
+  const findLongest = (belongs: (tab: Tab) => boolean) =>
+    Math.max(...times.filter((_, index) => tabSet.tabs.slice(index, index + 1).some(belongs)));
   return {
-    "delivery to the visible tab": worst((tab) => tab === visible),
-    "delivery to the held ones": worst((tab) => wasHeld.has(tab)),
-    "delivery to the others": worst((tab) => !wasHeld.has(tab)),
+    "delivery to the visible tab": findLongest((tab) => tab === visible),
+    "delivery to tabs with a waiting poll": findLongest((tab) => hadWaitingPoll.has(tab)),
+    "delivery to the other tabs": findLongest((tab) => !hadWaitingPoll.has(tab)),
   };
 }
 
-/** Stops at each tab, forwards and back: the longest time until its poll is held. */
-async function flickSlowly(desk: Desk): Promise<number> {
+/** Shows each tab, forwards and back, and waits for its poll. Returns the longest of these waits in milliseconds. */
+async function switchSlowly(tabSet: TabSet): Promise<number> {
   let longest = 0;
-  for (const tab of [...desk.tabs, ...desk.tabs.toReversed()]) {
+  for (const tab of [...tabSet.tabs, ...tabSet.tabs.toReversed()]) {
     const start = performance.now();
-    await bringToFront(desk, tab);
+    await bringToFront(tabSet, tab);
     longest = Math.max(longest, performance.now() - start);
   }
   return longest;
 }
 
 /**
- * Runs through all tabs without a stop, then looks at where it ends: how long until that tab's poll is held for
- * good (one of the rush, which it has given up already, may still be held). It then has to stay so while the
- * others ask again and again.
+ * Switches through all tabs without stopping and ends at one of them. Returns the milliseconds until that tab's poll
+ * waits for good: at first, a poll that the tab has already aborted may still be waiting. Then checks that the poll
+ * keeps waiting while the other tabs poll every two seconds.
  */
-async function flickFast(desk: Desk): Promise<number> {
-  const last = desk.tabs[5];
+async function switchQuickly(tabSet: TabSet): Promise<number> {
+  const last = tabSet.tabs[5];
   assert.ok(last);
-  await Promise.all([...desk.tabs, ...desk.tabs, last].map((tab) => changeTo(desk, tab)));
+  await Promise.all([...tabSet.tabs, ...tabSet.tabs, last].map((tab) => changeTo(tabSet, tab)));
   const start = performance.now();
-  const { chat_id } = last.own;
+  const { chat_id } = last.session;
   let polls = 0;
   let time = 0;
-  await until("the last tab's poll is held for good", () => {
+  await until("the poll of the last tab waits for good", () => {
     const elapsed = performance.now() - start;
-    if (polls !== desk.polls.total(chat_id)) time = elapsed;
-    polls = desk.polls.total(chat_id);
-    return desk.polls.isVisibleHeld(chat_id) && elapsed > time + SETTLED_MS;
+    if (polls !== tabSet.polls.total(chat_id)) time = elapsed;
+    polls = tabSet.polls.total(chat_id);
+    return tabSet.polls.hasVisible(chat_id) && elapsed > time + SETTLED_MS;
   });
   await sleep(6000);
-  assert.ok(desk.polls.isVisibleHeld(chat_id), "the poll is still held");
-  assert.equal(desk.polls.total(chat_id), polls, "it was not given up in between");
+  assert.ok(tabSet.polls.hasVisible(chat_id), "the poll is still waiting");
+  assert.equal(tabSet.polls.total(chat_id), polls, "it is the same poll as before");
   return time;
 }
 
-async function bringToFront(desk: Desk, tab: Tab): Promise<void> {
-  await changeTo(desk, tab);
-  await until("its poll is held", () => desk.polls.isVisibleHeld(tab.own.chat_id));
+/** Makes a tab visible and waits for its poll. */
+async function bringToFront(tabSet: TabSet, tab: Tab): Promise<void> {
+  await changeTo(tabSet, tab);
+  await until("the tab's poll is waiting", () => tabSet.polls.hasVisible(tab.session.chat_id));
 }
 
-/** Hides one and shows the other at once: which hears of it first, browsers do not promise. */
-async function changeTo(desk: Desk, tab: Tab): Promise<void> {
-  await Promise.all(desk.tabs.map(({ page }) => show(page, page === tab.page)));
+/** Hides all tabs but one, all at once, because browsers don't specify which tab is notified first. */
+async function changeTo(tabSet: TabSet, tab: Tab): Promise<void> {
+  await Promise.all(tabSet.tabs.map(({ page }) => setVisible(page, page === tab.page)));
 }
 
-async function until(what: string, isSo: () => boolean): Promise<void> {
+async function until(condition: string, isTrue: () => boolean): Promise<void> {
   const deadline = performance.now() + 5000;
-  while (!isSo()) {
-    assert.ok(performance.now() < deadline, `Waited in vain until ${what}`);
+  while (!isTrue()) {
+    assert.ok(performance.now() < deadline, `Timed out waiting until ${condition}`);
     await sleep(5);
   }
 }
 
-async function show(page: Page, visible: boolean): Promise<void> {
+async function setVisible(page: Page, visible: boolean): Promise<void> {
   await page.evaluate((detail) => document.dispatchEvent(new CustomEvent("pretend", { detail })), visible);
 }
 
-// What follows runs in the page.
+// The functions below run in the page.
 
-/** Lets the tab be told whether it is visible, and notes when its first messages are drawn. */
+/** Lets the test control whether the tab is visible, and marks the time when its first messages are drawn. */
 function prepareTab(): void {
   let visible = true;
   Object.defineProperty(Document.prototype, "hidden", { get: () => !visible });
@@ -240,20 +247,20 @@ function prepareTab(): void {
   }).observe(document, { childList: true, subtree: true });
 }
 
-/** Milliseconds from the beginning of the visit until messages are on the screen. */
+/** Returns the milliseconds from the start of navigation until messages are on the screen. */
 function whenDrawn(): Promise<number> {
   return new Promise((resolve) => {
-    const look = () => {
+    const check = () => {
       const mark = performance.getEntriesByName("drawn")[0];
       if (mark) resolve(mark.startTime);
-      else setTimeout(look, 10);
+      else setTimeout(check, 10);
     };
-    look();
+    check();
   });
 }
 
-/** Writes and presses; milliseconds until the server has confirmed it. */
-function sendOne(text: string): Promise<number> {
+/** Sends a message. Returns the milliseconds until the server has confirmed it. */
+function timeSending(text: string): Promise<number> {
   const field = document.querySelector<HTMLTextAreaElement>("#message");
   const log = document.querySelector("#list");
   if (!field || !log) throw new Error("There is no composer.");
@@ -270,7 +277,7 @@ function sendOne(text: string): Promise<number> {
   });
 }
 
-/** The time (milliseconds since 1970) at which a message with this text comes. */
+/** Returns the time, in milliseconds since 1970, at which a message with this text appears. */
 function whenSeen(text: string): Promise<number> {
   return new Promise((resolve) => {
     const log = document.querySelector("#list");

@@ -1,5 +1,5 @@
-// WebKitGTK, driven by plain WebDriver (W3C) over HTTP: one driver, one browser, for each person, on a screen
-// that exists in memory only.
+// WebKitGTK, controlled with W3C WebDriver over HTTP. Each person gets a separate driver and browser, on a virtual
+// screen (Xvfb).
 
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
@@ -9,9 +9,9 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Action, Engine, Person, Plain } from "./engine.ts";
+import type { Action, Engine, Person, Primitive } from "./engine.ts";
 
-/** Buttons of MiniBrowser's own would keep its window 447 pixels wide; phones are 320. */
+/** Without this GTK style, MiniBrowser's toolbar makes the window at least 447 pixels wide. Phones have 320. */
 const NARROW = "* { min-width: 0; padding: 0; margin: 0; border-width: 0; font-size: 1px; }";
 
 const ENTER = "\uE007";
@@ -33,7 +33,7 @@ export async function launchWebKit(): Promise<Engine> {
     XDG_CONFIG_HOME: home,
     XDG_DATA_HOME: home,
     XDG_CACHE_HOME: home,
-    // Its sandbox needs namespaces, which containers do not grant.
+    // WebKit's sandbox needs namespaces, which containers don't allow.
     WEBKIT_DISABLE_SANDBOX_THIS_IS_DANGEROUS: "1",
   };
   return {
@@ -51,46 +51,47 @@ async function stopProcess(child: ChildProcess): Promise<void> {
   await once(child, "exit");
 }
 
-/** A driver with its one session, the path of which all commands begin with. */
+/** A WebDriver process with one session. */
 class Driver {
   readonly #process: ChildProcess;
   readonly #base: string;
-  #session = "";
+  /** The path at the beginning of each command: "/session/ID". */
+  #sessionPath = "";
 
   constructor(process: ChildProcess, base: string) {
     this.#process = process;
     this.#base = base;
   }
 
-  async begin(capabilities: object): Promise<void> {
-    const answer = await this.#call("POST", "/session", { capabilities: { alwaysMatch: capabilities } });
+  async startSession(capabilities: object): Promise<void> {
+    const answer = await this.#request("POST", "/session", { capabilities: { alwaysMatch: capabilities } });
     assert.ok(typeof answer === "object" && answer && "sessionId" in answer);
-    this.#session = `/session/${String(answer.sessionId)}`;
+    this.#sessionPath = `/session/${String(answer.sessionId)}`;
   }
 
   async isReady(): Promise<boolean> {
     try {
-      await this.#call("GET", "/status");
+      await this.#request("GET", "/status");
       return true;
     } catch {
       return false;
     }
   }
 
-  /** A command of the session; what it answers, and an `Error` with the driver's words when it refuses. */
+  /** Runs a command in the session and returns its result. Throws an `Error` with the driver's message if it fails. */
   command(method: string, path: string, body?: object): Promise<unknown> {
-    return this.#call(method, this.#session + path, body);
+    return this.#request(method, this.#sessionPath + path, body);
   }
 
   async stop(): Promise<void> {
     try {
-      await this.#call("DELETE", this.#session);
+      await this.#request("DELETE", this.#sessionPath);
     } finally {
       await stopProcess(this.#process);
     }
   }
 
-  async #call(method: string, path: string, body?: object): Promise<unknown> {
+  async #request(method: string, path: string, body?: object): Promise<unknown> {
     const response = await fetch(this.#base + path, { method, ...(body && { body: JSON.stringify(body) }) });
     const answer: unknown = await response.json();
     assert.ok(typeof answer === "object" && answer && "value" in answer);
@@ -105,19 +106,20 @@ async function startDriver(env: NodeJS.ProcessEnv, serverPort: string): Promise<
   const driver = new Driver(child, `http://127.0.0.1:${port}`);
   const deadline = Date.now() + 10_000;
   while (!(await driver.isReady())) {
-    assert.ok(Date.now() < deadline && child.exitCode === null, "WebKitWebDriver does not start");
+    assert.ok(Date.now() < deadline && child.exitCode === null, "WebKitWebDriver did not start");
     await sleep(50);
   }
   const [binary] = globSync("/usr/lib/*/webkit2gtk-4.1/MiniBrowser");
-  await driver.begin({
+  await driver.startSession({
     "webkitgtk:browserOptions": { binary, args: ["--automation"] },
-    // A name of its own without touching /etc/hosts: the server takes requests as a proxy gets them.
+    // The browser uses the server as its proxy, so it needs no entry for party.test in /etc/hosts. The server accepts
+    // the absolute URLs of proxy requests.
     proxy: { proxyType: "manual", httpProxy: `127.0.0.1:${serverPort}` },
   });
   return driver;
 }
 
-/** The driver takes no port 0 and tells no port. */
+/** Returns a free port, because the driver cannot choose one itself and report it. */
 async function freePort(): Promise<number> {
   const server = createServer().listen(0, "127.0.0.1");
   await once(server, "listening");
@@ -143,10 +145,10 @@ class WebKitPerson implements Person {
     await this.#driver.command("POST", "/refresh", {});
   }
 
-  /** The window's bar takes some pixels of the height. */
+  /** The window's toolbar takes some pixels of the height. */
   async resize(width: number, height: number): Promise<void> {
     await this.#driver.command("POST", "/window/rect", { width, height });
-    assert.equal(await this.run(() => innerWidth), width, "the page is as wide as was asked for");
+    assert.equal(await this.run(() => innerWidth), width, "the page has the requested width");
   }
 
   async press(selector: string): Promise<void> {
@@ -163,14 +165,14 @@ class WebKitPerson implements Person {
     await this.type(selector, `${CONTROL}v`);
   }
 
-  async run<A extends Plain[], T>(action: Action<A, T>, ...values: A): Promise<T> {
+  async run<A extends Primitive[], T>(action: Action<A, T>, ...values: A): Promise<T> {
     const script = `return (${String(action)}).apply(null, arguments)`;
     // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the edge: JSON of what `action` returned
     return (await this.#driver.command("POST", "/execute/sync", { script, args: values })) as T;
   }
 
-  /** WebDriver has no way to read the console. */
-  complaints(): string[] {
+  /** WebDriver cannot read the console. */
+  consoleMessages(): string[] {
     return [];
   }
 
