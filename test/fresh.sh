@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Does a fresh checkout start with the Node and the npm that people have? For each pair, makes a copy of the checkout,
-# runs `npm ci && npm start`, holds a chat with it, stops npm, and runs a part of the tests. One of the copies is then
-# started read-only, built and not built. Prints a table of the outcomes.
+# Checks that a fresh checkout works with the Node and npm versions that people have. For each pair it copies the
+# checkout, runs `npm ci && npm start`, tries a chat, stops npm and runs some of the tests. Then it starts one copy
+# read-only, once built and once not built. Prints a table of the results.
 #
 #   test/fresh.sh     needs Linux, npm, curl, jq and the network, and root or sudo to mount
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Node and the npm that comes with it, as Debian 12 and nodejs.org have them.
+# Node versions with their npm, as Debian 12 and nodejs.org ship them.
 PAIRS=("18 9.2.0" "20 10.8.2" "22 10.9.4" "24 11.6.2")
 
 . test/package/talk.sh
@@ -18,7 +18,7 @@ clean_up() {
 }
 trap clean_up EXIT
 
-# Node and npm of these versions, alone in the folder $tools.
+# Installs these versions of Node and npm into the folder $tools.
 install_tools() {
   tools=$scratch/node-$1-npm-$2
   mkdir -p "$tools"
@@ -28,10 +28,11 @@ install_tools() {
 }
 package=node-linux-$(node --print process.arch)
 
-# Stops npm, and waits for everything that it has started: the output ends with the last process that could write it.
+# Stops npm and waits for every process it has started: the output ends when the last process that could write to it
+# has exited.
 stop_npm() {
   kill -TERM "$program"
-  timeout 10 cat <&"$output" >/dev/null || { echo "Something of npm start is still running." >&2; return 1; }
+  timeout 10 cat <&"$output" >/dev/null || { echo "A process that npm start has started is still running." >&2; return 1; }
   program=
   exec {output}<&-
 }
@@ -39,13 +40,13 @@ stop_npm() {
 try_pair() {
   install_tools "$1" "$2"
   checkout=$tools/party
-  # The start of each command that runs in the copy.
+  # The prefix of every command that runs in the copy.
   fresh=(env --chdir "$checkout" "PATH=$tools:/usr/sbin:/usr/bin:/sbin:/bin")
   mkdir "$checkout"
   tar -c --exclude=./dist --exclude=./node_modules --exclude=./.git . | tar -x -C "$checkout"
   "${fresh[@]}" npm ci --no-audit --no-fund --loglevel error
   start_program "${fresh[@]}" npm start -- --port 0
-  hold_chat
+  try_chat
   stop_npm
   "${fresh[@]}" npm run test:only -- test/flags.test.ts test/tokens.test.ts >"$log" || { cat "$log" >&2; return 1; }
   outcome="starts, stops, passes tests"
@@ -79,11 +80,11 @@ read_only=(unshare --mount bash -c '
   exec "$@"' "$checkout" "${fresh[@]}" npm start -- --port 0)
 [ "$(id -u)" = 0 ] || read_only=(sudo "${read_only[@]}")
 start_program "${read_only[@]}"
-hold_chat
+try_chat
 stop_npm
 rm -r "$checkout/dist"
 if "${read_only[@]}" >"$log" 2>&1; then
-  echo "It started without having been built." >&2
+  echo "It started without a build." >&2
   exit 1
 fi
 if ! grep -q '^dist/assets.json is missing .* cannot be written (EROFS)\.$' "$log" || grep -q '^ *at ' "$log"; then
@@ -92,4 +93,4 @@ if ! grep -q '^dist/assets.json is missing .* cannot be written (EROFS)\.$' "$lo
 fi
 
 printf '%-10s %-8s %-14s %s\n' Node npm "Node 24 by" outcome
-printf '%s\n' "${table[@]}" "A read-only checkout starts if it is built, and otherwise says what is missing."
+printf '%s\n' "${table[@]}" "A read-only checkout starts if it is built, and otherwise reports what is missing."

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Do the tests pass for an ordinary user of a machine that has little? Makes a minimal Debian 12 in a temporary folder,
-# and in it a user who may not make user namespaces. The first run lacks libraries: it must end in one line with the
-# command that installs them. After that command all tests must pass, with the coverage that is asked for.
+# Checks that the tests pass for an ordinary user on a minimal system. Makes a minimal Debian 12 in a temporary folder
+# with a user who cannot create user namespaces. The first run lacks libraries and must end with one line: the command
+# that installs them. After that command, all tests must pass with the required coverage.
 #
 #   test/user.sh     needs root, debootstrap, unshare, the network, and node_modules
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ "$(id -u)" != 0 ]; then
-  echo "test/user.sh has to run as root: debootstrap and chroot need it." >&2
+  echo "test/user.sh must run as root, because of debootstrap and chroot." >&2
   exit 1
 fi
 
@@ -25,7 +25,7 @@ tar -c --exclude=./dist --exclude=./node_modules/.cache --exclude=./.git . | tar
 install -D -m 755 "$(readlink -f node_modules/node-linux-*/bin/node)" "$debian/usr/local/bin/node"
 chroot "$debian" chown -R ana:ana /home/ana
 
-# Runs a command in there as a user. The mounts are gone with the command.
+# Runs a command inside as this user. The mounts disappear when the command ends.
 inside() {
   unshare --mount bash -c '
     mount -t proc proc "$1/proc"
@@ -36,16 +36,16 @@ inside() {
 }
 
 if inside ana unshare --map-root-user true 2>/dev/null; then
-  echo "The user may make user namespaces." >&2
+  echo "The user can create user namespaces." >&2
   exit 1
 fi
 inside ana node build.mjs
 code=0
-said=$(inside ana node test/run.ts 2>&1) || code=$?
-echo "$said"
-command=$(sed -n 's/^Chromium, .* run `\(apt-get .*\)` as root\.$/\1/p' <<<"$said")
-if [ "$code" = 0 ] || [ -z "$command" ] || [ "$(wc -l <<<"$said")" != 1 ]; then
-  echo "Without the browser's libraries, the tests should end in one line that says how to install them." >&2
+output=$(inside ana node test/run.ts 2>&1) || code=$?
+echo "$output"
+command=$(sed -n 's/^Chromium, .* run `\(apt-get .*\)` as root\.$/\1/p' <<<"$output")
+if [ "$code" = 0 ] || [ -z "$command" ] || [ "$(wc -l <<<"$output")" != 1 ]; then
+  echo "Without the browser's libraries, the tests must end with one line that says how to install them." >&2
   exit 1
 fi
 inside root sh -c "$command" >"$debian/apt.log" 2>&1 || { tail -n 20 "$debian/apt.log" >&2; exit 1; }

@@ -1,5 +1,5 @@
-// The limit: a node:http server that does nothing but answer, the same at every request. Its only argument is a
-// file with the answers: {"GET": {"headers", "body"}, "POST": {"headers", "body"}}.
+// The upper limit: a node:http server that sends the same answer to every request. Its only argument is a file with the
+// answers: {"GET": {"headers", "body"}, "POST": {"headers", "body"}}.
 
 import { readFileSync } from "node:fs";
 import { createServer, type ServerResponse } from "node:http";

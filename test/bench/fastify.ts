@@ -1,5 +1,5 @@
-// The rival among frameworks: fastify, with a schema for what comes in, and handlers that do what ours do with the
-// same store: look the token up in its seat, read what is new, clean and store what is said. No long polls.
+// The rival among frameworks: fastify with schemas for requests, and handlers that do the same work as ours on the same
+// store: find the seat of a token, read new messages, clean and store a message. It has no long polls.
 
 import { timingSafeEqual } from "node:crypto";
 import Fastify from "fastify";
@@ -81,7 +81,7 @@ app.post<{ Params: Params; Body: { text: string } }>(
   },
 );
 
-/** A chat as the bench makes it by HTTP where it can be made so; its id and its creator's token. */
+/** Creates the same chat that the benchmark creates over HTTP. Returns its id and its creator's token. */
 function makeChat(): string {
   const { chat } = chats.create("Ana", undefined);
   const { token } = at(chat.members, 0);

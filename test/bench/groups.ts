@@ -1,12 +1,13 @@
-// What is measured, in groups: each starts its servers, runs its rounds and stops them.
+// The groups of measurements. Each group starts its servers, runs its rounds and stops the servers.
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { Agent } from "node:http";
 import { createConnection } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { at, freePort, invitationOf, messageOf, type Reply, send, type SendOptions, sessionOf } from "../helpers.ts";
-import { Audience, named } from "./held.ts";
+import type { InviteReply, MessageView, Session } from "../../server.ts";
+import { at, call, freePort, type Reply, send, type SendOptions } from "../helpers.ts";
+import { named, ReaderPool } from "./held.ts";
 import {
   fileHere,
   type Memory,
@@ -21,14 +22,23 @@ import {
   type Target,
 } from "./measure.ts";
 import { hasNchan, nchanCommand } from "./nchan.ts";
-import { idleRooms, nchanRooms, pollRooms, type Room, ROOM_SIZE, type Rooms, streamRooms, wsRooms } from "./rooms.ts";
+import {
+  type Chat,
+  idleProtocol,
+  nchanProtocol,
+  pollProtocol,
+  type Protocol,
+  SEATS,
+  streamProtocol,
+  wsProtocol,
+} from "./rooms.ts";
 import { hasProgram, load, requestLine } from "./wrk.ts";
 
 export interface Settings {
   readonly isQuick: boolean;
   readonly rounds: number;
   readonly seconds: number;
-  /** For files that are gone afterwards. */
+  /** For temporary files. */
   readonly folder: string;
 }
 
@@ -36,86 +46,85 @@ const TEXT = "x".repeat(100);
 const PROGRAM = fileHere("../../dist/server.cjs");
 const LISTEN = ["--host", "127.0.0.1", "--no-rate-limit", "--max-chats", "100000"];
 
-function startParty(): Promise<Target> {
+function startOurs(): Promise<Target> {
   return startTarget([process.execPath, PROGRAM, ...LISTEN, "--port", "0"]);
 }
 
-function startHere(file: string, ...parameters: string[]): Promise<Target> {
+function startRival(file: string, ...parameters: string[]): Promise<Target> {
   return startTarget([process.execPath, "--expose-gc", fileHere(file), ...parameters]);
 }
 
 const agent = new Agent({ keepAlive: true });
 
-/** One request by the tests' own client. */
-function ask(target: Target, method: string, path: string, options: SendOptions = {}): Promise<Reply> {
+/** Sends one request with the tests' HTTP client. */
+function request(target: Target, method: string, path: string, options: SendOptions = {}): Promise<Reply> {
   return send({ port: target.port, agent }, method, path, options);
 }
 
-async function makeRoom(target: Target, names: readonly string[]): Promise<Room> {
-  const creator = sessionOf(await ask(target, "POST", "/create", { body: { username: names[0] } }));
+async function makeChat({ port }: Target, names: readonly string[]): Promise<Chat> {
+  const target = { port, agent };
+  const creator = await call<Session>(target, "POST", "/create", { body: { username: names[0] } });
   const { chat_id: id, session_token: token } = creator;
-  const { invite_token } = invitationOf(await ask(target, "POST", `/${id}/invite`, { token }));
+  const { invite_token } = await call<InviteReply>(target, "POST", `/${id}/invite`, { token });
   const tokens = [token];
   for (const username of names.slice(1)) {
-    const joined = await ask(target, "POST", `/${id}/join`, { body: { invite_token, username } });
-    tokens.push(sessionOf(joined).session_token);
+    const joined = await call<Session>(target, "POST", `/${id}/join`, { body: { invite_token, username } });
+    tokens.push(joined.session_token);
   }
   return { id, tokens };
 }
 
-async function postTo(target: Target, { id, tokens }: Room, times: number): Promise<void> {
-  for (let n = 0; n < times; n += 1) {
-    messageOf(await ask(target, "POST", `/${id}`, { token: at(tokens, 0), body: { text: TEXT } }));
-  }
+function post({ port }: Target, { id, tokens }: Chat): Promise<MessageView> {
+  return call<MessageView>({ port, agent }, "POST", `/${id}`, { token: at(tokens, 0), body: { text: TEXT } });
 }
 
-/* Requests that are answered at once. */
+/* Requests with an immediate answer. */
 
-/** A probe of one request at one server, by wrk. */
+/** A probe that sends requests to one server with wrk. */
 function probe(settings: Settings, name: string, target: Target, lines: readonly string[]): Probe {
   const file = join(settings.folder, `${name.replaceAll(/\W/g, "-")}.txt`);
   writeFileSync(file, lines.map((line) => `${line}\n`).join(""));
   return () => load(name, target, file, settings.seconds);
 }
 
-/** GET and POST against the bare server and fastify, and a history against Nchan. Without wrk: nothing. */
+/** Compares GET and POST with the bare server and fastify, and a whole history with Nchan. Empty without wrk. */
 export async function measureRequests(settings: Settings): Promise<Series> {
   if (!hasProgram("wrk", "-v")) return new Map();
-  const party = await startParty();
-  const probes = [...(await probeMessages(settings, party)), ...(await probeHistory(settings, party))];
+  const ours = await startOurs();
+  const probes = [...(await probeMessages(settings, ours)), ...(await probeHistory(settings, ours))];
   const series = await runRounds("requests", settings.rounds, probes);
   await stopTargets();
   return series;
 }
 
-async function probeMessages(settings: Settings, party: Target): Promise<Probe[]> {
+async function probeMessages(settings: Settings, ours: Target): Promise<Probe[]> {
   const names = ["Ana", "Ben"];
-  const [read, write] = [await makeRoom(party, names), await makeRoom(party, names)];
-  await postTo(party, read, 2);
+  const [read, write] = [await makeChat(ours, names), await makeChat(ours, names)];
+  for (let count = 0; count < 2; count += 1) await post(ours, read);
   const [token, path] = [at(read.tokens, 0), `/${read.id}?since=3`];
   const get = requestLine("GET", path, token);
-  const post = requestLine("POST", `/${write.id}`, at(write.tokens, 0), TEXT);
+  const postLine = requestLine("POST", `/${write.id}`, at(write.tokens, 0), TEXT);
   const answers = {
-    GET: await ask(party, "GET", path, { token }),
-    POST: await ask(party, "POST", `/${write.id}`, { token: at(write.tokens, 0), body: { text: TEXT } }),
+    GET: await request(ours, "GET", path, { token }),
+    POST: await request(ours, "POST", `/${write.id}`, { token: at(write.tokens, 0), body: { text: TEXT } }),
   };
   const bare = await startBare(settings, "bare.json", answers, () => true);
   const few = await startBare(settings, "few.json", answers, (name) => name.startsWith("content-"));
-  const fastify = await startHere("fastify.ts");
+  const fastify = await startRival("fastify.ts");
   const [readId = "", readToken = "", writeId = "", writeToken = ""] = fastify.printed.split(" ");
   return [
-    probe(settings, "GET ours", party, [get]),
+    probe(settings, "GET ours", ours, [get]),
     probe(settings, "GET bare", bare, [get]),
     probe(settings, "GET few", few, [get]),
     probe(settings, "GET fastify", fastify, [requestLine("GET", `/${readId}?since=3`, readToken)]),
-    probe(settings, "POST ours", party, [post]),
-    probe(settings, "POST bare", bare, [post]),
-    probe(settings, "POST few", few, [post]),
+    probe(settings, "POST ours", ours, [postLine]),
+    probe(settings, "POST bare", bare, [postLine]),
+    probe(settings, "POST few", few, [postLine]),
     probe(settings, "POST fastify", fastify, [requestLine("POST", `/${writeId}`, writeToken, TEXT)]),
   ];
 }
 
-/** A bare server that gives our answers, with all of our headers or only some. */
+/** Starts a bare server that sends our answers, with all or some of our headers. */
 function startBare(
   { folder }: Settings,
   name: string,
@@ -123,30 +132,30 @@ function startBare(
   keeps: (header: string) => boolean,
 ): Promise<Target> {
   const fixed = Object.entries(answers).map(([method, { headers, text }]) => {
-    // Node adds these itself.
+    // Node adds these headers.
     const { date: _d, connection: _c, "keep-alive": _k, ...own } = headers;
     const kept = Object.entries(own).filter(([header]) => keeps(header));
     return [method, { headers: Object.fromEntries(kept), body: text }] as const;
   });
   writeFileSync(join(folder, name), JSON.stringify(Object.fromEntries(fixed)));
-  return startHere("bare.ts", join(folder, name));
+  return startRival("bare.ts", join(folder, name));
 }
 
-async function probeHistory(settings: Settings, party: Target): Promise<Probe[]> {
-  const room = await makeRoom(party, ["Ana", "Ben"]);
-  await postTo(party, room, 30);
-  const ours = probe(settings, "history ours", party, [requestLine("GET", `/${room.id}`, at(room.tokens, 0))]);
-  if (!hasNchan()) return [ours];
+async function probeHistory(settings: Settings, ours: Target): Promise<Probe[]> {
+  const chat = await makeChat(ours, ["Ana", "Ben"]);
+  for (let count = 0; count < 30; count += 1) await post(ours, chat);
+  const probeOurs = probe(settings, "history ours", ours, [requestLine("GET", `/${chat.id}`, at(chat.tokens, 0))]);
+  if (!hasNchan()) return [probeOurs];
   const nchan = await startNchan(settings);
-  const { body } = await ask(party, "POST", `/${room.id}`, { token: at(room.tokens, 0), body: { text: TEXT } });
+  const message = await post(ours, chat);
   const foreign = { port: nchan.port, agent, isForeign: true };
-  for (let n = 0; n < 30; n += 1) await send(foreign, "POST", "/post/history", { body: JSON.stringify(body) });
+  for (let n = 0; n < 30; n += 1) await send(foreign, "POST", "/post/history", { body: JSON.stringify(message) });
   const rivals = ["raw", "parts"].map(async (location) => {
     const { text } = await send(foreign, "GET", `/${location}/history`);
-    if (text.split(TEXT).length !== 31) throw new Error(`Nchan keeps another history: ${text}`);
+    if (text.split(TEXT).length !== 31) throw new Error(`Nchan has a different history: ${text}`);
     return probe(settings, `history nchan ${location}`, nchan, [requestLine("GET", `/${location}/history`, "none")]);
   });
-  return [ours, ...(await Promise.all(rivals))];
+  return [probeOurs, ...(await Promise.all(rivals))];
 }
 
 async function startNchan({ folder }: Settings): Promise<Target> {
@@ -167,16 +176,16 @@ function isListening(port: number): Promise<boolean> {
 
 export interface Growth {
   readonly series: Series;
-  /** Bytes of a chat with 30 messages, in memory and of these on the heap. */
+  /** Memory of a chat with 30 messages. */
   readonly chat: Memory;
 }
 
-/** How many chats; 100,000 take a gigabyte and half a minute to make. */
+/** Numbers of chats to measure. 100,000 take a gigabyte and half a minute to create. */
 export function chatCounts({ isQuick }: Settings): number[] {
   return isQuick ? [10, 1_000, 20_000] : [10, 1_000, 100_000];
 }
 
-/** GET and POST with few and many chats; first all that reads, as what is posted would be read too. */
+/** GET and POST with few and many chats. Reads come first, because posts would change what they return. */
 export async function measureGrowth(settings: Settings): Promise<Growth> {
   const counts = chatCounts(settings);
   const stores = [];
@@ -186,17 +195,17 @@ export async function measureGrowth(settings: Settings): Promise<Growth> {
   const series = new Map<string, readonly number[]>();
   const rounds = settings.isQuick ? 1 : settings.rounds;
   if (hasProgram("wrk", "-v")) {
-    const gets = stores.map(({ count, target, rooms }) => {
-      // One message is new: the last of 30, behind the creator's joining.
-      const lines = rooms.map(({ id, tokens }) => requestLine("GET", `/${id}?since=30`, at(tokens, 0)));
+    const gets = stores.map(({ count, target, chats }) => {
+      // Cursor 1 is the creator's join, so the last of the 30 messages is the only one after 30.
+      const lines = chats.map(({ id, tokens }) => requestLine("GET", `/${id}?since=30`, at(tokens, 0)));
       return probe(settings, `GET ${count}`, target, lines);
     });
-    const whole = [single, at(stores, 0)].map(({ messages, target, rooms }) => {
-      const lines = rooms.map(({ id, tokens }) => requestLine("GET", `/${id}`, at(tokens, 0)));
+    const whole = [single, at(stores, 0)].map(({ messages, target, chats }) => {
+      const lines = chats.map(({ id, tokens }) => requestLine("GET", `/${id}`, at(tokens, 0)));
       return probe(settings, `GET of ${messages}`, target, lines);
     });
-    const posts = stores.map(({ count, target, rooms }) => {
-      const lines = rooms.map(({ id, tokens }) => requestLine("POST", `/${id}`, at(tokens, 0), TEXT));
+    const posts = stores.map(({ count, target, chats }) => {
+      const lines = chats.map(({ id, tokens }) => requestLine("POST", `/${id}`, at(tokens, 0), TEXT));
       return probe(settings, `POST ${count}`, target, lines);
     });
     const read = await runRounds("growth, reading", rounds, [...gets, ...whole]);
@@ -211,78 +220,78 @@ interface Store {
   readonly target: Target;
   readonly count: number;
   readonly messages: number;
-  readonly rooms: readonly Room[];
+  readonly chats: readonly Chat[];
 }
 
 async function startStore({ folder }: Settings, count: number, messages: number, seats: number): Promise<Store> {
   const file = join(folder, `store-${count}-${messages}-${seats}.txt`);
-  const target = await startHere("store.ts", String(count), String(messages), String(seats), file);
-  const rooms = readFileSync(file, "utf8").trimEnd().split("\n").map(readRoom);
-  return { target, count, messages, rooms };
+  const target = await startRival("store.ts", String(count), String(messages), String(seats), file);
+  const chats = readFileSync(file, "utf8").trimEnd().split("\n").map(readChat);
+  return { target, count, messages, chats };
 }
 
-function readRoom(line: string): Room {
+function readChat(line: string): Chat {
   const [id = "", ...tokens] = line.split(" ");
   return { id, tokens };
 }
 
 async function memoryOfChat(small: Store, large: Store): Promise<Memory> {
   const [few, many] = [await memoryOf(small.target), await memoryOf(large.target)];
-  const chats = large.count - small.count;
-  return { rss: (many.rss - few.rss) / chats, heap: (many.heap - few.heap) / chats };
+  const count = large.count - small.count;
+  return { rss: (many.rss - few.rss) / count, heap: (many.heap - few.heap) / count };
 }
 
-/* Held readers. */
+/* Waiting readers. */
 
-/** Deliveries to 600 readers, at 18,000 and at 6,000 a second, and to 6,000 readers at 6,000. */
+/** Deliveries to 600 readers, at 18,000 and at 6,000 per second, and to 6,000 readers at 6,000 per second. */
 export async function measureHeld(settings: Settings): Promise<Series> {
-  const party = await startParty();
-  const rooms: Room[] = [];
-  const names = Array.from({ length: ROOM_SIZE }, (_, seat) => `Guest ${seat}`);
-  while (rooms.length < 1_000) rooms.push(await makeRoom(party, names));
-  const ws = await startHere("ws.ts");
+  const ours = await startOurs();
+  const chats: Chat[] = [];
+  const names = Array.from({ length: SEATS }, (_, seat) => `Guest ${seat}`);
+  while (chats.length < 1_000) chats.push(await makeChat(ours, names));
+  const ws = await startRival("ws.ts");
   const nchan = hasNchan() ? await startNchan(settings) : undefined;
-  const rivals: Record<string, () => Rooms> = {
-    ours: () => pollRooms(party, rooms),
-    ...((await hasStream(party, at(rooms, 0))) && { stream: () => streamRooms(party, rooms) }),
-    ws: () => wsRooms(ws),
-    ...(nchan && { nchan: () => nchanRooms(nchan) }),
+  const protocols: Record<string, () => Protocol> = {
+    ours: () => pollProtocol(ours, chats),
+    ...((await hasStream(ours, at(chats, 0))) && { stream: () => streamProtocol(ours, chats) }),
+    ws: () => wsProtocol(ws),
+    ...(nchan && { nchan: () => nchanProtocol(nchan) }),
   };
-  const probes = Object.entries(rivals).flatMap(([name, rival]) => [
-    () => probeFew(settings, name, rival()),
-    () => probeMany(settings, name, rival()),
+  const probes = Object.entries(protocols).flatMap(([name, makeProtocol]) => [
+    () => probeFew(settings, name, makeProtocol()),
+    () => probeMany(settings, name, makeProtocol()),
   ]);
   const series = await runRounds("held readers", settings.rounds, probes, settings.isQuick ? 0 : 1);
   await stopTargets();
   return series;
 }
 
-/** Whether a server writes a line of JSON a message to who asks for that. */
-async function hasStream(target: Target, { id, tokens }: Room): Promise<boolean> {
+/** Whether a server supports streams. */
+async function hasStream(target: Target, { id, tokens }: Chat): Promise<boolean> {
   const headers = { Accept: "application/x-ndjson" };
-  const { headers: answered } = await ask(target, "HEAD", `/${id}`, { token: at(tokens, 0), headers });
+  const { headers: answered } = await request(target, "HEAD", `/${id}`, { token: at(tokens, 0), headers });
   return answered["content-type"]?.startsWith("application/x-ndjson") === true;
 }
 
-async function probeFew({ seconds }: Settings, name: string, rooms: Rooms): Promise<Record<string, number>> {
-  const audience = await Audience.gather(rooms, 100);
-  await audience.run(6_000, 0.3);
-  const slow = await audience.run(6_000, seconds);
-  const fast = await audience.run(18_000, seconds);
-  await audience.leave();
+async function probeFew({ seconds }: Settings, name: string, protocol: Protocol): Promise<Record<string, number>> {
+  const readers = await ReaderPool.connect(protocol, 100);
+  await readers.run(6_000, 0.3);
+  const slow = await readers.run(6_000, seconds);
+  const fast = await readers.run(18_000, seconds);
+  await readers.close();
   return { ...named(`${name} 600 at 6000`, slow), ...named(`${name} 600 at 18000`, fast) };
 }
 
-async function probeMany({ seconds }: Settings, name: string, rooms: Rooms): Promise<Record<string, number>> {
-  const audience = await Audience.gather(rooms, 1_000);
-  // Each reader has been answered once before it counts.
-  await audience.run(6_000, 1);
-  const figures = await audience.run(6_000, seconds);
-  await audience.leave();
+async function probeMany({ seconds }: Settings, name: string, protocol: Protocol): Promise<Record<string, number>> {
+  const readers = await ReaderPool.connect(protocol, 1_000);
+  // Warm-up: every reader gets an answer before the measurement.
+  await readers.run(6_000, 1);
+  const figures = await readers.run(6_000, seconds);
+  await readers.close();
   return named(`${name} 6000 at 6000`, figures);
 }
 
-/** What a reader held takes; of ours with few and many, and the CPU of a delivery to one of them. */
+/** Memory per waiting reader, and CPU per delivery with few and with many of our readers. */
 export interface HeldCost {
   readonly memory: Record<string, Memory | undefined>;
   readonly cpu: Record<string, number>;
@@ -291,26 +300,26 @@ export interface HeldCost {
 const HELD = { few: 17, many: 1_667 };
 
 export async function measureHeldCost(settings: Settings): Promise<HeldCost> {
-  const { target, rooms } = await startStore(settings, HELD.many, 0, ROOM_SIZE);
-  const ours = pollRooms(target, rooms);
+  const { target, chats } = await startStore(settings, HELD.many, 0, SEATS);
+  const ours = pollProtocol(target, chats);
   const cpu = { few: await deliveryTo(ours, HELD.few), many: await deliveryTo(ours, HELD.many) };
   await stopTarget(target);
-  const fresh = await startStore(settings, HELD.many, 0, ROOM_SIZE);
-  const few = await memoryOfReader(pollRooms(fresh.target, fresh.rooms), HELD.few);
-  const many = await memoryOfReader(pollRooms(fresh.target, fresh.rooms), HELD.many);
-  const ws = wsRooms(await startHere("ws.ts"));
+  const fresh = await startStore(settings, HELD.many, 0, SEATS);
+  const few = await memoryOfReader(pollProtocol(fresh.target, fresh.chats), HELD.few);
+  const many = await memoryOfReader(pollProtocol(fresh.target, fresh.chats), HELD.many);
+  const ws = wsProtocol(await startRival("ws.ts"));
   const memory = {
     ours: many,
     "ours, few": few,
     ws: await memoryOfReader(ws, HELD.many),
-    bare: await memoryOfReader(idleRooms(await startHere("bare.ts", emptyAnswers(settings))), HELD.many),
-    nchan: hasNchan() ? await memoryOfReader(nchanRooms(await startNchan(settings)), HELD.many) : undefined,
+    bare: await memoryOfReader(idleProtocol(await startRival("bare.ts", emptyAnswers(settings))), HELD.many),
+    nchan: hasNchan() ? await memoryOfReader(nchanProtocol(await startNchan(settings)), HELD.many) : undefined,
   };
   await stopTargets();
   return { memory, cpu };
 }
 
-/** A file of answers for the bare server, to which nothing but connections matters. */
+/** Makes a file of answers for a bare server that only has to keep connections open. */
 function emptyAnswers({ folder }: Settings): string {
   const file = join(folder, "empty.json");
   const answer = { headers: { "Content-Length": 2 }, body: "{}" };
@@ -318,34 +327,34 @@ function emptyAnswers({ folder }: Settings): string {
   return file;
 }
 
-/** Microseconds of a delivery to one of so many readers. */
-async function deliveryTo(rooms: Rooms, roomCount: number): Promise<number> {
-  const audience = await Audience.gather(rooms, roomCount);
-  await audience.run(6_000, 1);
-  const { cpu } = await audience.run(6_000, 2);
-  await audience.leave();
+/** CPU microseconds per delivery to the readers of this many chats. */
+async function deliveryTo(protocol: Protocol, chatCount: number): Promise<number> {
+  const readers = await ReaderPool.connect(protocol, chatCount);
+  await readers.run(6_000, 1);
+  const { cpu } = await readers.run(6_000, 2);
+  await readers.close();
   return cpu;
 }
 
-/** What a reader held takes, in bytes. */
-async function memoryOfReader(rooms: Rooms, roomCount: number): Promise<Memory> {
-  const before = await memoryNow(rooms.target);
-  const audience = await Audience.gather(rooms, roomCount);
-  const after = await memoryNow(rooms.target);
-  await audience.leave();
-  const readers = roomCount * ROOM_SIZE;
-  return { rss: (after.rss - before.rss) / readers, heap: (after.heap - before.heap) / readers };
+/** Bytes per waiting reader. */
+async function memoryOfReader(protocol: Protocol, chatCount: number): Promise<Memory> {
+  const before = await memoryNow(protocol.target);
+  const readers = await ReaderPool.connect(protocol, chatCount);
+  const after = await memoryNow(protocol.target);
+  await readers.close();
+  const count = chatCount * SEATS;
+  return { rss: (after.rss - before.rss) / count, heap: (after.heap - before.heap) / count };
 }
 
-/** nginx has no heap to ask for. */
+/** nginx has no JavaScript heap. */
 async function memoryNow(target: Target): Promise<Memory> {
   const isOurs = target.child.spawnargs.includes("--expose-gc");
   return isOurs ? memoryOf(target) : { rss: residentOf(target.pid), heap: NaN };
 }
 
-/* Start. */
+/* Start-up. */
 
-/** From exec to the first answer, in milliseconds: the executable, if it has been made, and the same code in Node. */
+/** Milliseconds from exec to the first answer, for Node with the bundle and for the executable if it exists. */
 export async function measureStart(settings: Settings, executable: string | undefined): Promise<Series> {
   const commands = {
     node: [process.execPath, PROGRAM],
@@ -360,7 +369,7 @@ async function timeStart(command: readonly string[]): Promise<number> {
   const begun = performance.now();
   const started = startTarget([...command, ...LISTEN, "--port", String(port)]);
   while (!(await isListening(port))) await sleep(1);
-  await ask({ ...(await started) }, "GET", "/healthz");
+  await request(await started, "GET", "/healthz");
   const taken = performance.now() - begun;
   await stopTarget(await started);
   return taken;

@@ -1,79 +1,78 @@
-// Readers who are waiting, and posts at a steady rate that do not wait for anything: an open loop. A post that the
-// server is late for is late for its readers too, as the time counts from when it was to be sent (no coordinated
-// omission).
+// Load with waiting readers and posts at a steady rate that never wait for answers (an open loop). Latency counts from the
+// time a post was due, so a delay before sending counts too (no coordinated omission).
 
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { cpuOf, type Figures } from "./measure.ts";
-import { ROOM_SIZE, type Rooms } from "./rooms.ts";
+import { type Protocol, SEATS } from "./rooms.ts";
 
 const TEXT_BYTES = 100;
-const POSTING = 50;
+const POSTERS = 50;
 const MARK = '"text":"#';
 const DIGITS = 9;
 
-/** Some readers at one server, and what has arrived. */
-export class Audience {
-  readonly #rooms: Rooms;
-  readonly #roomCount: number;
+/** The readers of several chats of one server, and the latencies of their messages. */
+export class ReaderPool {
+  readonly #protocol: Protocol;
+  readonly #chatCount: number;
   readonly #readers: Socket[] = [];
   readonly #posters: Socket[] = [];
-  /** When each post was to be sent. */
+  /** When each post is due. */
   #due = new Float64Array(0);
   #latencies: number[] = [];
-  /** The first answer that was not a good one. */
+  /** The first answer that is an error. */
   #failure: string | undefined;
 
-  private constructor(rooms: Rooms, roomCount: number) {
-    this.#rooms = rooms;
-    this.#roomCount = roomCount;
+  private constructor(protocol: Protocol, chatCount: number) {
+    this.#protocol = protocol;
+    this.#chatCount = chatCount;
   }
 
-  /** Connects six readers to each room and returns when all are held. */
-  static async gather(rooms: Rooms, roomCount: number): Promise<Audience> {
-    const audience = new Audience(rooms, roomCount);
-    for (let room = 0; room < roomCount; room += 1) {
-      const seats = Array.from({ length: ROOM_SIZE }, (_, seat) => audience.#open(audience.#readers, room, seat));
+  /** Connects six readers to each chat and resolves once the server holds all of them. */
+  static async connect(protocol: Protocol, chatCount: number): Promise<ReaderPool> {
+    const pool = new ReaderPool(protocol, chatCount);
+    for (let chat = 0; chat < chatCount; chat += 1) {
+      const seats = Array.from({ length: SEATS }, (_, seat) => pool.#open(pool.#readers, chat, seat));
       await Promise.all(seats);
     }
-    if (!rooms.isOwnSocket) await Promise.all(Array.from({ length: POSTING }, () => audience.#openPoster()));
-    // The next polls of those who were greeted have yet to arrive.
+    if (!protocol.postsOnReader) await Promise.all(Array.from({ length: POSTERS }, () => pool.#openPoster()));
+    // After a greeting, a reader's next poll has not arrived yet.
     await sleep(200);
-    return audience;
+    return pool;
   }
 
   async #openPoster(): Promise<void> {
-    const socket = await openSocket(this.#rooms.target.port);
+    const socket = await openSocket(this.#protocol.target.port);
     socket.on("data", (part: string) => {
       if (!part.startsWith("HTTP/1.1 20")) this.#failure ??= part;
     });
     this.#posters.push(socket);
   }
 
-  async #open(readers: Socket[], room: number, seat: number): Promise<void> {
-    const socket = await openSocket(this.#rooms.target.port);
-    readers[room * ROOM_SIZE + seat] = socket;
-    const { poll } = this.#rooms;
+  async #open(readers: Socket[], chat: number, seat: number): Promise<void> {
+    const socket = await openSocket(this.#protocol.target.port);
+    readers[chat * SEATS + seat] = socket;
+    const { poll } = this.#protocol;
     let pending = "";
     socket.on("data", (part: string) => {
       pending += part;
       if (!poll) {
-        pending = this.#take(pending);
+        pending = this.#record(pending);
       } else if (isWhole(pending)) {
         if (!pending.startsWith("HTTP/1.1 200")) this.#failure ??= pending;
-        this.#take(pending);
-        socket.write(poll(room, seat, pending), "latin1");
+        this.#record(pending);
+        socket.write(poll(chat, seat, pending), "latin1");
         pending = "";
       }
     });
-    const greeted = this.#rooms.isGreeted && once(socket, "data");
-    socket.write(this.#rooms.listen(room, seat), "latin1");
+    const greeted = this.#protocol.hasGreeting && once(socket, "data");
+    socket.write(this.#protocol.listen(chat, seat), "latin1");
     await greeted;
   }
 
-  /** Notes the messages in what has come; returns its end, in which one may have begun. */
-  #take(text: string): string {
+  /** Records the latency of each message in a text. Returns its end, which may be the start of another message. */
+  #record(text: string): string {
     const now = performance.now();
     const length = MARK.length + DIGITS;
     let from = 0;
@@ -85,15 +84,15 @@ export class Audience {
     return text.slice(Math.max(from, text.length - length));
   }
 
-  /** Posts at `rate` deliveries a second for so many seconds; the CPU of a delivery and the times it took. */
+  /** Posts at `rate` deliveries per second. Returns CPU microseconds per delivery and latencies in milliseconds. */
   async run(rate: number, seconds: number): Promise<{ cpu: number; p50: number; p99: number }> {
-    const posts = Math.round((rate * seconds) / ROOM_SIZE);
+    const posts = Math.round((rate * seconds) / SEATS);
     this.#due = new Float64Array(posts);
     this.#latencies = [];
-    const { pid } = this.#rooms.target;
+    const { pid } = this.#protocol.target;
     const before = cpuOf(pid);
-    await this.#post(posts, (1_000 * ROOM_SIZE) / rate);
-    const expected = posts * ROOM_SIZE;
+    await this.#post(posts, (1_000 * SEATS) / rate);
+    const expected = posts * SEATS;
     for (let tries = 0; this.#latencies.length < expected && tries < 500; tries += 1) await sleep(20);
     if (this.#failure !== undefined) throw new Error(this.#failure);
     if (this.#latencies.length !== expected) throw new Error(`${this.#latencies.length} of ${expected} delivered`);
@@ -102,7 +101,7 @@ export class Audience {
     return { cpu: (cpuOf(pid) - before) / expected, p50: at(0.5), p99: at(0.99) };
   }
 
-  /** Sends each post when it is due, or as soon after as this process gets to it. */
+  /** Sends each post when it is due, or as soon as possible after that. */
   #post(posts: number, gap: number): Promise<void> {
     const start = performance.now();
     let next = 0;
@@ -120,13 +119,13 @@ export class Audience {
   }
 
   #sendPost(number: number): void {
-    const room = number % this.#roomCount;
+    const chat = number % this.#chatCount;
     const text = `#${String(number).padStart(DIGITS, "0")}`.padEnd(TEXT_BYTES, "x");
-    const socket = this.#rooms.isOwnSocket ? this.#readers[room * ROOM_SIZE] : this.#posters[number % POSTING];
-    socket?.write(this.#rooms.post(room, text), "latin1");
+    const socket = this.#protocol.postsOnReader ? this.#readers[chat * SEATS] : this.#posters[number % POSTERS];
+    socket?.write(this.#protocol.post(chat, text), "latin1");
   }
 
-  async leave(): Promise<void> {
+  async close(): Promise<void> {
     for (const socket of [...this.#readers, ...this.#posters]) socket.destroy();
     await sleep(100);
   }
@@ -139,14 +138,14 @@ async function openSocket(port: number): Promise<Socket> {
   return socket;
 }
 
-/** Whether an answer with a Content-Length is all there. */
+/** Whether an answer with a Content-Length is complete. */
 function isWhole(text: string): boolean {
   const head = text.indexOf("\r\n\r\n");
   const at = text.indexOf("Content-Length: ");
   return head > 0 && at > 0 && text.length >= head + 4 + parseInt(text.slice(at + 16, at + 26), 10);
 }
 
-/** Figures under a name: "… CPU", "… p99". */
+/** The figures with a name: "… CPU" and "… p99". */
 export function named(name: string, { cpu, p99 }: { cpu: number; p99: number }): Figures {
   return { [`${name} CPU`]: cpu, [`${name} p99`]: p99 };
 }

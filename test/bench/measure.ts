@@ -1,22 +1,22 @@
-// How the bench measures: processes pinned to a core, their CPU time as the kernel counts it, rounds in random
-// order, and what is made of the figures.
+// How the benchmark measures: processes pinned to a core, CPU time from the kernel, probes in random order per round, and
+// summaries of the figures.
 
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync, readdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
-/** Servers run on the one, everything that asks them on the other: neither takes time from what is measured. */
+/** Servers run on one core and the load on the other, so that neither slows the other down. */
 const SERVER_CORE = "0";
 const LOAD_CORE = "1";
 
-/** Moves this process, and what it starts, to the core of the load. */
+/** Pins this process and its children to the load's core. */
 export function pinLoad(): void {
   const { status } = spawnSync("taskset", ["-acp", LOAD_CORE, String(process.pid)]);
-  if (status !== 0) throw new Error("The bench needs Linux, taskset and two cores.");
+  if (status !== 0) throw new Error("The benchmark needs Linux, taskset and two cores.");
 }
 
-/** A server under measurement, started for itself and pinned. */
+/** A server under measurement: a separate, pinned process. */
 export interface Target {
   readonly child: ChildProcess;
   readonly pid: number;
@@ -31,7 +31,7 @@ export function fileHere(name: string): string {
   return fileURLToPath(new URL(name, import.meta.url));
 }
 
-/** Starts a server that prints its address (http://127.0.0.1:port), and waits for that. */
+/** Starts a server and waits until it has printed its address (http://127.0.0.1:port). */
 export async function startTarget(command: readonly string[]): Promise<Target> {
   const child = spawn("taskset", ["-c", SERVER_CORE, ...command], { stdio: ["pipe", "pipe", "inherit"] });
   let printed = "";
@@ -58,7 +58,7 @@ export async function stopTargets(): Promise<void> {
   await Promise.all([...running].map(stopTarget));
 }
 
-/** What a server of our own says of its memory after a full collection (`answerMemory`), in bytes. */
+/** The memory of one of our servers after a full garbage collection (`answerMemory`), in bytes. */
 export interface Memory {
   rss: number;
   heap: number;
@@ -66,7 +66,7 @@ export interface Memory {
 
 export async function memoryOf(target: Target): Promise<Memory> {
   const { stdin, stdout } = target.child;
-  if (!stdin || !stdout) throw new Error("A target has pipes.");
+  if (!stdin || !stdout) throw new Error("The target has no pipes.");
   const answer = once(stdout, "data");
   stdin.write("memory\n");
   const [line]: unknown[] = await answer;
@@ -82,7 +82,7 @@ export function cpuOf(pid: number): number {
   return childrenOf(pid).reduce((sum, child) => sum + cpuOf(child), total);
 }
 
-/** Bytes in memory of a process and its children. */
+/** The resident set size of a process and its children, in bytes. */
 export function residentOf(pid: number): number {
   const kilobytes = Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]);
   return childrenOf(pid).reduce((sum, child) => sum + residentOf(child), kilobytes * 1_024);
@@ -92,13 +92,13 @@ function childrenOf(pid: number): number[] {
   return readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").split(" ").filter(Boolean).map(Number);
 }
 
-/** What is measured in one round, by name. */
+/** The figures of one round, by name. */
 export type Figures = Record<string, number>;
 export type Probe = () => Promise<Figures>;
-/** Each figure of each round, a list for each name. */
+/** The figures of all rounds, by name. */
 export type Series = ReadonlyMap<string, readonly number[]>;
 
-/** Runs all probes in each round once, in an order drawn anew; before the first a round that does not count. */
+/** Runs every probe once per round, in a new random order. Warm-up rounds come first and do not count. */
 export async function runRounds(title: string, rounds: number, probes: readonly Probe[], warmUp = 1): Promise<Series> {
   const series = new Map<string, number[]>();
   for (let round = 1 - warmUp; round <= rounds; round += 1) {
@@ -119,7 +119,7 @@ export function shuffled<Item>(items: readonly Item[]): Item[] {
     .map(({ item }) => item);
 }
 
-/** A figure over all rounds: the median, and the quartiles about it. */
+/** A figure over all rounds: the median and the quartiles. */
 export interface Summary {
   median: number;
   low: number;
@@ -136,7 +136,7 @@ export function summaryOf(series: Series, name: string): Summary | undefined {
   return summarise(series.get(name) ?? []);
 }
 
-/** The ratio of two figures taken inside each round: what slows the machine down for a while slows both. */
+/** The ratio of two figures, computed per round, because a temporary slowdown affects both figures of a round. */
 export function ratioOf(series: Series, over: string, under: string): Summary | undefined {
   const divisors = series.get(under) ?? [];
   const dividends = series.get(over) ?? [];

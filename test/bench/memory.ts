@@ -1,9 +1,9 @@
-// For the servers that the bench starts: says how much memory is in use, when asked by a line on stdin.
+// For the servers that the benchmark starts: reports memory use for each line on stdin.
 
-/** Needs --expose-gc; without it what is no longer needed counts too. */
+/** Needs --expose-gc. Without it, garbage counts too. */
 export function answerMemory(): void {
   process.stdin.on("data", () => {
-    // Twice: what the first one finalises goes with the second.
+    // Twice: the second run frees the objects that the first one finalised.
     globalThis.gc?.();
     globalThis.gc?.();
     const { rss, heapUsed, external } = process.memoryUsage();

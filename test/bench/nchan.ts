@@ -1,4 +1,4 @@
-// The rival in C: Nchan in nginx, as Debian packages both. It checks no token and knows no members.
+// The rival in C: Nchan in nginx, both from Debian. It checks no tokens and has no members.
 
 import { existsSync, mkdtempSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -10,12 +10,12 @@ export function hasNchan(): boolean {
   return existsSync(MODULE) && existsSync("/usr/sbin/nginx");
 }
 
-/** Writes a configuration into the folder; returns the command that runs it. */
+/** Writes a configuration into a folder. Returns the command that runs nginx with it. */
 export async function nchanCommand(folder: string): Promise<string[]> {
   const port = await freePort();
   const home = mkdtempSync(join(folder, "nginx-"));
   writeFileSync(join(home, "nginx.conf"), configuration(port, home));
-  // nginx says nothing when it listens; the address is said for it, and who asks too early asks again.
+  // nginx prints nothing when it listens, so the shell prints the address. Callers retry until it listens.
   const line = 'echo "http://127.0.0.1:$1"; exec /usr/sbin/nginx -p "$2" -c nginx.conf';
   return ["sh", "-c", line, "sh", String(port), home];
 }

@@ -1,4 +1,4 @@
-// What the bench says: the table of goals on the terminal and in docs/performance.md, the growth table, its plot, and
+// Reports the results: the table of goals on the terminal and in docs/performance.md, the growth table and its plot, and
 // the arithmetic from one core to a million people.
 
 import { readFileSync, writeFileSync } from "node:fs";
@@ -19,16 +19,16 @@ interface Row {
   readonly against: string;
   readonly unit: "×" | "ms" | "kB";
   readonly measured: Summary | undefined;
-  /** A figure to reach, or with "≤" not to exceed; none where a row only tells. */
+  /** The figure to reach ("≥") or not to exceed ("≤"). Rows without a goal are for information. */
   readonly goal?: readonly ["≥" | "≤", number];
 }
 
-/** Every row of the table; figures that could not be taken are undefined. */
+/** Every row of the table. Figures that could not be measured are undefined. */
 export function makeRows(results: Results): Row[] {
   return [...requestRows(results), ...heldRows(results), ...otherRows(results)];
 }
 
-/* For requests a ratio says how many of ours fit into the time of one of theirs; more is better. */
+/* The ratios of requests: how many of ours take the CPU time of one of theirs. Higher is better. */
 function requestRows({ requests, growth }: Results): Row[] {
   const faster = (kind: string, rival: string): Summary | undefined =>
     ratioOf(requests, `${kind} ${rival}`, `${kind} ours`);
@@ -39,10 +39,10 @@ function requestRows({ requests, growth }: Results): Row[] {
   return [
     row("`GET` with one new message", "bare `node:http`, the same answer", "×", faster("GET", "bare"), ["≥", 0.9]),
     row("`GET` with one new message", "the same with two headers", "×", faster("GET", "few")),
-    row("`POST`", "bare `node:http` that reads it", "×", faster("POST", "bare"), ["≥", 0.85]),
+    row("`POST`", "bare `node:http` that reads the body", "×", faster("POST", "bare"), ["≥", 0.85]),
     row("`POST`", "the same with two headers", "×", faster("POST", "few")),
     row("`GET` of 30 messages", "Nchan, as multipart/mixed", "×", faster("history", "nchan parts"), ["≥", 1.7]),
-    row("`GET` of 30 messages", "Nchan, with nothing in between", "×", faster("history", "nchan raw"), ["≥", 1.7]),
+    row("`GET` of 30 messages", "Nchan, concatenated", "×", faster("history", "nchan raw"), ["≥", 1.7]),
     row("`GET` with one new message", "fastify 5", "×", faster("GET", "fastify"), ["≥", 1.3]),
     row("`POST`", "fastify 5", "×", faster("POST", "fastify"), ["≥", 1.3]),
     row(`CPU of a \`GET\`, ${many}`, `${small} chats`, "×", grown("GET"), ["≤", 1.2]),
@@ -58,19 +58,19 @@ function heldRows({ held }: Results): Row[] {
   const others = (readers: number): Row[] =>
     ["stream", "ws", "nchan"].map((name) => row(`the same: ${RIVAL_NAMES[name]}`, "", "ms", late(name, readers)));
   return [
-    row("CPU a delivery to held polls, 18,000 a second", "Nchan", "×", cost("ours", "nchan"), ["≤", 1.3]),
-    row("CPU a delivery to held polls, 18,000 a second", "`ws`", "×", cost("ours", "ws"), ["≤", 1.6]),
-    row("CPU a delivery to streams, 18,000 a second", "`ws`", "×", cost("stream", "ws")),
-    row("post to delivery, p99: 600 held polls, 6,000 a second", "", "ms", late("ours", 600), ["≤", 3]),
+    row("CPU per delivery to held polls, 18,000 per second", "Nchan", "×", cost("ours", "nchan"), ["≤", 1.3]),
+    row("CPU per delivery to held polls, 18,000 per second", "`ws`", "×", cost("ours", "ws"), ["≤", 1.6]),
+    row("CPU per delivery to streams, 18,000 per second", "`ws`", "×", cost("stream", "ws")),
+    row("post to delivery, p99: 600 held polls, 6,000 per second", "", "ms", late("ours", 600), ["≤", 3]),
     ...others(600),
-    row("post to delivery, p99: 6,000 held polls, 6,000 a second", "", "ms", late("ours", 6_000), ["≤", 10]),
+    row("post to delivery, p99: 6,000 held polls, 6,000 per second", "", "ms", late("ours", 6_000), ["≤", 10]),
     ...others(6_000),
   ];
 }
 
 const RIVAL_NAMES: Record<string, string> = { stream: "our streams", ws: "`ws`", nchan: "Nchan" };
 
-/** Measured once, so without a spread. */
+/** Kilobytes. Memory is measured once, so there is no spread. */
 function kilobytes(bytes: number | undefined): Summary | undefined {
   return bytes === undefined ? undefined : { median: bytes / 1_000, low: bytes / 1_000, high: bytes / 1_000 };
 }
@@ -95,7 +95,7 @@ function row(what: string, against: string, unit: Row["unit"], measured: Row["me
   return { what, against, unit, measured, ...(goal && { goal }) };
 }
 
-/** The median, and where there is one the spread. */
+/** The median, with the quartiles if they differ. */
 function figure({ measured, unit }: Row): string {
   if (!measured) return "not measured";
   const [median, low, high] = [measured.median, measured.low, measured.high].map((value) =>
@@ -140,14 +140,14 @@ export function printTable(rows: readonly Row[], settings: Settings): void {
 
 function methodOf({ rounds, seconds }: Settings): string {
   return (
-    `Median of ${rounds} rounds of ${seconds} s (in brackets the quartiles), servers on one core and the load on ` +
-    `another, in an order drawn anew in each round, ratios taken inside each round from the CPU time of the server's ` +
-    `process. The rate limit is off (--no-rate-limit), as one sender stands for many people. ` +
+    `Median of ${rounds} rounds of ${seconds} s, with the quartiles in brackets. Servers run on one core and the load ` +
+    `on another. The order is random in each round, and ratios are computed per round from the CPU time of the ` +
+    `server's process. The rate limit is off (--no-rate-limit), because one sender represents many people. ` +
     `Node ${process.versions.node}, ${cpus()[0]?.model ?? "an unknown processor"}.`
   );
 }
 
-/* docs/performance.md: what stands between two markers is made here, all else is written by hand. */
+/* docs/performance.md: the text between two markers is generated here, the rest is written by hand. */
 
 export function writeReport(results: Results, settings: Settings): void {
   const file = fileHere("../../docs/performance.md");
@@ -164,7 +164,7 @@ export function writeReport(results: Results, settings: Settings): void {
 
 function replacePart(page: string, name: string, part: string): string {
   const marked = new RegExp(`(<!-- ${name} -->\n)[^]*?(<!-- end -->)`);
-  if (!marked.test(page)) throw new Error(`docs/performance.md has no place for ${name}.`);
+  if (!marked.test(page)) throw new Error(`docs/performance.md has no marker for ${name}.`);
   return page.replace(marked, (_, start: string, end: string) => `${start}\n${part}\n\n${end}`);
 }
 
@@ -178,26 +178,21 @@ function growthTable({ growth, heldCost: { memory, cpu } }: Results, settings: S
     `${count.toLocaleString("en")} chats of 30 messages`,
     micros(`GET ${count}`),
     micros(`POST ${count}`),
-    count === Math.max(...chatCounts(settings)) ? `${number(growth.chat.rss, 0)} a chat` : "",
+    count === Math.max(...chatCounts(settings)) ? `${number(growth.chat.rss, 0)} per chat` : "",
   ]);
-  const lengths = [1, 30].map((count) => [
-    `all messages of a chat that has ${count}`,
-    micros(`GET of ${count}`),
-    "",
-    "",
-  ]);
+  const lengths = [1, 30].map((count) => [`all messages of a chat with ${count}`, micros(`GET of ${count}`), "", ""]);
   const held = [
-    ["102 held polls", number(cpu["few"], 1), "", `${number(memory["ours, few"]?.heap, 0)} a poll (heap)`],
-    ["10,002 held polls", number(cpu["many"], 1), "", `${number(memory["ours"]?.rss, 0)} a poll`],
+    ["102 held polls", number(cpu["few"], 1), "", `${number(memory["ours, few"]?.heap, 0)} per poll (heap)`],
+    ["10,002 held polls", number(cpu["many"], 1), "", `${number(memory["ours"]?.rss, 0)} per poll`],
   ];
-  return markdownTable(["with", "µs a `GET`", "µs a `POST`", "bytes"], [...chats, ...lengths, ...held]);
+  return markdownTable(["with", "µs per `GET`", "µs per `POST`", "bytes"], [...chats, ...lengths, ...held]);
 }
 
 function number(value: number | undefined, places: number): string {
   return value === undefined || Number.isNaN(value) ? "not measured" : value.toFixed(places);
 }
 
-/** How many cores and bytes a million people need who each say something every 30 seconds. */
+/** How many cores and bytes a million people need if each posts every 30 seconds. */
 function arithmetic({ heldCost, growth, held }: Results): string {
   const delivery = summaryOf(held, "ours 600 at 18000 CPU")?.median ?? NaN;
   const poll = heldCost.memory["ours"]?.rss ?? NaN;
@@ -207,13 +202,13 @@ function arithmetic({ heldCost, growth, held }: Results): string {
   const bytes = people * poll + (people / seats) * growth.chat.rss;
   return [
     `- ${people.toLocaleString("en")} people in chats of ${seats} are ${Math.round(people / seats).toLocaleString("en")} chats.`,
-    `- Each says something every ${everySeconds} seconds, and each message goes to ${seats} held polls: ${deliveries.toLocaleString("en")} deliveries a second.`,
-    `- A delivery costs ${delivery.toFixed(1)} µs of CPU, its part of the post and the next poll included: ${cores.toFixed(1)} cores busy, ${Math.ceil(cores * 2)} at half load.`,
-    `- A held poll takes ${(poll / 1_000).toFixed(1)} kB and a full chat ${(growth.chat.rss / 1_000).toFixed(1)} kB: ${(bytes / 1e9).toFixed(1)} GB in all.`,
+    `- Each person posts every ${everySeconds} seconds, and each message goes to ${seats} held polls: ${deliveries.toLocaleString("en")} deliveries per second.`,
+    `- A delivery costs ${delivery.toFixed(1)} µs of CPU, including its share of the post and the next poll: ${cores.toFixed(1)} busy cores, or ${Math.ceil(cores * 2)} at half load.`,
+    `- A held poll takes ${(poll / 1_000).toFixed(1)} kB and a full chat ${(growth.chat.rss / 1_000).toFixed(1)} kB: ${(bytes / 1e9).toFixed(1)} GB in total.`,
   ].join("\n");
 }
 
-/* The plot: CPU of a request by the number of chats, on a logarithmic axis. */
+/* The plot: CPU per request by the number of chats, on a logarithmic axis. */
 
 const PLOT = { width: 640, height: 320, left: 60, right: 600, top: 40, bottom: 270 };
 
@@ -233,7 +228,7 @@ function drawGrowth({ growth }: Results, settings: Settings): string {
   const ticks = counts.map((count, index) => text(x(index), PLOT.bottom + 20, count.toLocaleString("en"), "middle"));
   const rules = [0, 0.5, 1].map((part) => drawRule(y(part * most), (part * most).toFixed(0)));
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${PLOT.width} ${PLOT.height}" font-family="sans-serif" font-size="13" fill="#777">
-${[text(PLOT.left, 20, "µs of CPU a request, by the number of chats (30 messages each)", "start"), ...rules, ...ticks, ...curves].join("\n")}
+${[text(PLOT.left, 20, "µs of CPU per request, by the number of chats (30 messages each)", "start"), ...rules, ...ticks, ...curves].join("\n")}
 </svg>
 `;
 }

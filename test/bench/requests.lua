@@ -1,4 +1,4 @@
--- For wrk: sends the requests of a file in turn. One a line: method, path, token, JSON body (or nothing).
+-- A script for wrk that sends the requests of a file in turn. One per line: method, path, token, JSON body (or nothing).
 local requests, nextOne = {}, 0
 
 function init(args)

@@ -1,34 +1,35 @@
-// What the load of held readers says to each server, byte for byte: rooms of six, all listening, one of them posting.
+// The bytes that the benchmark's readers exchange with each server. Every chat has six readers, and one of them posts.
 
 import { createHash } from "node:crypto";
+import { LIMITS } from "../../server.ts";
 import type { Target } from "./measure.ts";
 
-export const ROOM_SIZE = 6;
+export const SEATS = LIMITS.seats;
 
-/** How to talk to the rooms of one server. `room` and `seat` count from 0. */
-export interface Rooms {
+/** The requests for the chats of one server. `chat` and `seat` count from 0. */
+export interface Protocol {
   readonly target: Target;
-  /** What a reader sends first; with `isGreeted` something comes at once. */
-  listen(room: number, seat: number): string;
-  /** What a reader sends after a whole answer; without it the first is a stream that goes on. */
-  readonly poll?: ((room: number, seat: number, answer: string) => string) | undefined;
-  /** What posts a text; on a connection for posts, or with `isOwnSocket` on that of a reader. */
-  post(room: number, text: string): string;
-  readonly isOwnSocket?: true;
-  readonly isGreeted?: true;
+  /** A reader's first request. With `hasGreeting`, the server sends something at once. */
+  listen(chat: number, seat: number): string;
+  /** A reader's next request after an answer. Without it, the first answer is a stream. */
+  readonly poll?: ((chat: number, seat: number, answer: string) => string) | undefined;
+  /** The request that posts a text. With `postsOnReader` it is sent on a reader's connection, else on a separate one. */
+  post(chat: number, text: string): string;
+  readonly postsOnReader?: true;
+  readonly hasGreeting?: true;
 }
 
-/** A room's id and its members' tokens. */
-export type Room = { id: string; tokens: readonly string[] };
+/** A chat's id and its members' tokens. */
+export type Chat = { id: string; tokens: readonly string[] };
 
 const HEADERS = "Host: 127.0.0.1\r\nUser-Agent: bench\r\n";
 
-function bearer({ tokens }: Room, seat: number): string {
+function bearer({ tokens }: Chat, seat: number): string {
   return `${HEADERS}Authorization: Bearer ${tokens[seat]}\r\n`;
 }
 
-function roomAt(rooms: readonly Room[], index: number): Room {
-  return rooms[index] ?? { id: "", tokens: [] };
+function chatAt(chats: readonly Chat[], index: number): Chat {
+  return chats[index] ?? { id: "", tokens: [] };
 }
 
 function postByHttp(path: string, headers: string, text: string): string {
@@ -36,36 +37,36 @@ function postByHttp(path: string, headers: string, text: string): string {
   return `POST ${path} HTTP/1.1\r\n${headers}Content-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
 }
 
-/** Ours, by long polls. */
-export function pollRooms(target: Target, rooms: readonly Room[]): Rooms {
+/** Our server with long polls. */
+export function pollProtocol(target: Target, chats: readonly Chat[]): Protocol {
   const request = (index: number, seat: number, since: string): string => {
-    const room = roomAt(rooms, index);
-    return `GET /${room.id}?since=${since}&wait=50 HTTP/1.1\r\n${bearer(room, seat)}\r\n`;
+    const chat = chatAt(chats, index);
+    return `GET /${chat.id}?since=${since}&wait=50 HTTP/1.1\r\n${bearer(chat, seat)}\r\n`;
   };
   return {
     target,
-    isGreeted: true,
-    listen: (room, seat) => request(room, seat, "0"),
-    // The last, as a message could hold the like.
-    poll: (room, seat, answer) => {
+    hasGreeting: true,
+    listen: (chat, seat) => request(chat, seat, "0"),
+    // The last one, because a message can contain the same text.
+    poll: (chat, seat, answer) => {
       const start = answer.lastIndexOf('"cursor":') + 9;
-      return request(room, seat, answer.slice(start, answer.indexOf(",", start)));
+      return request(chat, seat, answer.slice(start, answer.indexOf(",", start)));
     },
-    post: (index, text) => postByHttp(`/${roomAt(rooms, index).id}`, bearer(roomAt(rooms, index), 0), text),
+    post: (index, text) => postByHttp(`/${chatAt(chats, index).id}`, bearer(chatAt(chats, index), 0), text),
   };
 }
 
-/** Ours, by streams. */
-export function streamRooms(target: Target, rooms: readonly Room[]): Rooms {
+/** Our server with streams. */
+export function streamProtocol(target: Target, chats: readonly Chat[]): Protocol {
   const listen = (index: number, seat: number): string => {
-    const room = roomAt(rooms, index);
-    return `GET /${room.id}?since=latest HTTP/1.1\r\n${bearer(room, seat)}Accept: application/x-ndjson\r\n\r\n`;
+    const chat = chatAt(chats, index);
+    return `GET /${chat.id}?since=latest HTTP/1.1\r\n${bearer(chat, seat)}Accept: application/x-ndjson\r\n\r\n`;
   };
-  return { ...pollRooms(target, rooms), listen, poll: undefined };
+  return { ...pollProtocol(target, chats), listen, poll: undefined };
 }
 
-function nchanPoll(room: string, after: string): string {
-  return `GET /poll/${room} HTTP/1.1\r\n${HEADERS}${after}\r\n`;
+function nchanPoll(channel: string, after: string): string {
+  return `GET /poll/${channel} HTTP/1.1\r\n${HEADERS}${after}\r\n`;
 }
 
 function headerOf(answer: string, name: string): string {
@@ -73,41 +74,41 @@ function headerOf(answer: string, name: string): string {
   return answer.slice(start, answer.indexOf("\r\n", start));
 }
 
-/** How often its rooms were made: each time with new channels, as a channel shows its last messages to who comes. */
-let nchanTimes = 0;
+/** Numbers the calls of nchanProtocol. Each call uses new channels, because a channel sends old messages to new readers. */
+let nchanCalls = 0;
 
-export function nchanRooms(target: Target): Rooms {
-  nchanTimes += 1;
-  const prefix = `${nchanTimes}-`;
+export function nchanProtocol(target: Target): Protocol {
+  nchanCalls += 1;
+  const prefix = `${nchanCalls}-`;
   return {
     target,
-    listen: (room) => nchanPoll(prefix + room, ""),
-    poll: (room, _seat, answer) => {
+    listen: (chat) => nchanPoll(prefix + chat, ""),
+    poll: (chat, _seat, answer) => {
       const [time, tag] = [headerOf(answer, "Last-Modified"), headerOf(answer, "Etag")];
-      return nchanPoll(prefix + room, `If-Modified-Since: ${time}\r\nIf-None-Match: ${tag}\r\n`);
+      return nchanPoll(prefix + chat, `If-Modified-Since: ${time}\r\nIf-None-Match: ${tag}\r\n`);
     },
-    post: (room, text) => postByHttp(`/post/${prefix}${room}`, HEADERS, text),
+    post: (chat, text) => postByHttp(`/post/${prefix}${chat}`, HEADERS, text),
   };
 }
 
-/** The bare server: connections that have been answered and stay open, which is the least that Node needs for one. */
-export function idleRooms(target: Target): Rooms {
-  return { target, isGreeted: true, listen: () => `GET / HTTP/1.1\r\n${HEADERS}\r\n`, post: () => "" };
+/** The bare server with idle connections: the least memory that Node needs per connection. */
+export function idleProtocol(target: Target): Protocol {
+  return { target, hasGreeting: true, listen: () => `GET / HTTP/1.1\r\n${HEADERS}\r\n`, post: () => "" };
 }
 
-export function wsRooms(target: Target): Rooms {
+export function wsProtocol(target: Target): Protocol {
   const key = createHash("md5").update("bench").digest("base64");
   const upgrade = `Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ${key}\r\n`;
   return {
     target,
-    isOwnSocket: true,
-    isGreeted: true,
-    listen: (room) => `GET /${room} HTTP/1.1\r\n${HEADERS}${upgrade}\r\n`,
-    post: (_room, text) => frame(JSON.stringify({ text })),
+    postsOnReader: true,
+    hasGreeting: true,
+    listen: (chat) => `GET /${chat} HTTP/1.1\r\n${HEADERS}${upgrade}\r\n`,
+    post: (_chat, text) => frame(JSON.stringify({ text })),
   };
 }
 
-/** A WebSocket frame (RFC 6455, section 5.2) of a text under 126 bytes, masked by zeros, which leave it as it is. */
+/** A WebSocket text frame (RFC 6455, section 5.2) under 126 bytes. Its mask is zeros, which change nothing. */
 function frame(text: string): string {
   return `\x81${String.fromCharCode(0x80 + text.length)}\0\0\0\0${text}`;
 }

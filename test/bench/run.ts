@@ -1,5 +1,5 @@
-// `npm run bench`: measures this server beside what does nothing and what people would use instead, on two cores.
-// With --quick fewer and shorter rounds, and nothing is written; in full, docs/performance.md gets its figures.
+// `npm run bench`: compares this server with its rivals and with a bare node:http server, on two cores. A full run writes
+// the figures of docs/performance.md. With --quick there are fewer rounds and nothing is written.
 
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -21,7 +21,7 @@ async function main(): Promise<void> {
       held: await measureHeld(settings),
       heldCost: await measureHeldCost(settings),
       growth: await measureGrowth(settings),
-      // Without the executable, which `npm run package` makes, that of plain Node alone.
+      // Only plain Node if there is no executable (`npm run package` makes it).
       start: await measureStart(settings, existsSync(executable) ? executable : undefined),
     };
     printTable(makeRows(results), settings);

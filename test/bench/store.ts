@@ -1,5 +1,5 @@
-// This server with chats already in it, for what they cost: `node store.ts CHATS MESSAGES SEATS FILE`. Writes each
-// chat's id and its members' tokens to FILE, a line a chat.
+// Our server filled with chats, to measure their cost: `node store.ts CHATS MESSAGES SEATS FILE`. Writes one line per chat
+// to FILE: its id and its members' tokens.
 
 import { writeFileSync } from "node:fs";
 import { setFlagsFromString } from "node:v8";
@@ -13,7 +13,7 @@ const { server, chats, sweep } = createApp({ rateLimit: false });
 function fillChat(): string {
   const creator = chats.create(undefined, undefined);
   for (let seat = 1; seat < seatCount; seat += 1) chats.join(creator.chat, undefined, undefined);
-  // A hundred bytes that are no other message's, as what comes by HTTP.
+  // 100 bytes that differ per message, like messages that arrive over HTTP.
   for (let n = 0; n < messageCount; n += 1) chats.post(creator, String(Math.random()).padEnd(100, "x"), undefined);
   return [creator.chat.id, ...creator.chat.members.map(({ token }) => token)].join(" ");
 }
@@ -23,7 +23,7 @@ function fill(): void {
   writeFileSync(process.argv[5] ?? "", `${lines.join("\n")}\n`);
 }
 
-// As the program does at its start.
+// The program sets the same flag at its start.
 setFlagsFromString("--semi-space-growth-factor=1");
 fill();
 answerMemory();

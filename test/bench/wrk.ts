@@ -1,4 +1,4 @@
-// Requests answered at once, as fast as one connection after the other asks: wrk, and the CPU they cost the server.
+// Runs wrk: requests with an immediate answer, as fast as possible. Measures the CPU they cost the server.
 
 import { execFile, spawnSync } from "node:child_process";
 import { promisify } from "node:util";
@@ -10,12 +10,13 @@ export function hasProgram(name: string, ...flags: string[]): boolean {
   return spawnSync(name, flags).error === undefined;
 }
 
-/** One request as requests.lua reads it, a line each: method, path, token, body. */
+/** A request as a line for requests.lua: method, path, token, body. */
 export function requestLine(method: "GET" | "POST", path: string, token: string, text = ""): string {
   return [method, path, token, text && JSON.stringify({ text })].join("\t");
 }
 
-/** One round: `seconds` of the requests in a file, in turn, over 32 connections. Every answer must be a good one. */
+/** Sends the requests in a file in turn over 32 connections for some seconds. Every answer must be a success. Returns CPU
+ * microseconds per request. */
 export async function load(name: string, target: Target, file: string, seconds: number): Promise<Figures> {
   const before = cpuOf(target.pid);
   const url = `http://127.0.0.1:${target.port}`;

@@ -1,25 +1,25 @@
-// The rival among WebSockets: `ws`, with rooms by path. What one says goes to all in the room, the sender too, as a
-// message of the shape that ours has, serialised once.
+// The rival with WebSockets: `ws`, with one chat per path. A message goes to every member of the chat, including its
+// author, in the same shape as ours and serialised once.
 
 import { createServer } from "node:http";
 import { type WebSocket, WebSocketServer } from "ws";
 import { portOf, record } from "../helpers.ts";
 import { answerMemory } from "./memory.ts";
 
-const rooms = new Map<string, Set<WebSocket>>();
+const chats = new Map<string, Set<WebSocket>>();
 const server = createServer();
 const sockets = new WebSocketServer({ server, perMessageDeflate: false });
 let id = 0;
 
 sockets.on("connection", (socket, { url = "" }) => {
-  const room = rooms.get(url) ?? new Set();
-  rooms.set(url, room.add(socket));
-  socket.on("close", () => room.delete(socket));
+  const members = chats.get(url) ?? new Set();
+  chats.set(url, members.add(socket));
+  socket.on("close", () => members.delete(socket));
   socket.on("message", (data: Buffer) => {
     const { text } = record(JSON.parse(data.toString()));
     const sentAt = new Date().toISOString();
     const line = JSON.stringify({ id: (id += 1), member_id: "1", username: "Ana", text, sent_at: sentAt });
-    for (const each of room) each.send(line);
+    for (const each of members) each.send(line);
   });
 });
 

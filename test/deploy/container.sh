@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# deploy/Containerfile without a container engine: its lines are read and carried out in a minimal Debian, which
-# stands for the base image. The program then runs as a container's would: as process 1, on files it cannot write,
-# without a single capability.
+# Tests deploy/Containerfile without a container engine: runs its instructions in a minimal Debian in place of the base
+# image. The program then runs as in a container: as process 1, with read-only files and without capabilities.
 #
 #   test/deploy/container.sh [EXECUTABLE]     needs root, debootstrap, curl, jq, unshare, setpriv and the network
 set -euo pipefail
@@ -10,7 +9,7 @@ cd "$(dirname "$0")/../.."
 architecture=$(uname -m | sed 's/x86_64/x64/; s/aarch64/arm64/')
 executable=${1:-dist/watch-party-$(jq -r .version package.json)-linux-$architecture}
 if [ "$(id -u)" != 0 ]; then
-  echo "test/deploy/container.sh has to run as root: debootstrap and chroot need it." >&2
+  echo "test/deploy/container.sh must run as root, because of debootstrap and chroot." >&2
   exit 1
 fi
 
@@ -23,7 +22,7 @@ clean_up() {
 }
 trap clean_up EXIT
 
-# Carries out one line of the Containerfile; one that is not known here is a failure.
+# Runs one instruction of the Containerfile. Fails for an unknown one.
 user= variables=() entrypoint=
 step() {
   local instruction=$1
@@ -31,7 +30,7 @@ step() {
   case $instruction in
     FROM)
       local suite=${1#debian:}
-      [ "$1" = "debian:${suite%-slim}-slim" ] || { echo "No base image $1 here." >&2; return 1; }
+      [ "$1" = "debian:${suite%-slim}-slim" ] || { echo "Unknown base image: $1." >&2; return 1; }
       debootstrap --variant=minbase "${suite%-slim}" "$root" >"$log" 2>&1 || { tail -n 20 "$log" >&2; return 1; }
       chmod 755 "$root"
       ;;
@@ -44,7 +43,7 @@ step() {
     ENV) variables+=("$1") ;;
     EXPOSE) ;;
     ENTRYPOINT) entrypoint=$(jq -er '.[0]' <<<"$*") ;;
-    *) echo "No idea how to $instruction." >&2; return 1 ;;
+    *) echo "Unknown instruction: $instruction." >&2; return 1 ;;
   esac
 }
 
@@ -55,7 +54,7 @@ while read -r line; do
   step "${words[@]}"
 done <deploy/Containerfile
 
-# A free port in place of the image's: this machine's network is not set apart as a container's is.
+# Uses a free port instead of the image's, because the program shares this machine's network.
 exec {output}< <(exec unshare --pid --fork --kill-child=KILL --mount bash -c '
   mount --bind "$0" "$0"
   mount -o remount,bind,ro "$0"
@@ -66,7 +65,7 @@ exec {output}< <(exec unshare --pid --fork --kill-child=KILL --mount bash -c '
 program=$!
 
 printed= address=
-# The curl line is the last that it prints; that none comes for 20 seconds is a failure.
+# The curl line is the last one. Fails if the program prints nothing for 20 seconds.
 while read -r -t 20 -u "$output" line; do
   printed+="$line"$'\n'
   case $line in
@@ -78,7 +77,7 @@ done
 
 inside=$(pgrep -P "$program")
 grep -q $'^NSpid:.*\t1$' "/proc/$inside/status" || { echo "It is not process 1." >&2; exit 1; }
-grep -Eq "^Uid:\s+${user%:*}\s" "/proc/$inside/status" || { echo "It runs as somebody else." >&2; exit 1; }
+grep -Eq "^Uid:\s+${user%:*}\s" "/proc/$inside/status" || { echo "It runs as another user." >&2; exit 1; }
 grep -Eq '^CapBnd:\s+0+$' "/proc/$inside/status" || { echo "It has capabilities." >&2; exit 1; }
 grep -Eq '^\S+ \S+ \S+ \S+ / ro,' "/proc/$inside/mountinfo" || { echo "It can write." >&2; exit 1; }
 
@@ -90,10 +89,10 @@ curl -sS --fail-with-body "$chat" -H "Authorization: Bearer $token" | jq -e '[.m
 curl -sS --fail-with-body "$address" -H 'Accept: text/html' >"$log"
 grep -q '<title>Watch Party</title>' "$log"
 
-# As an engine stops it.
+# Container engines stop with SIGTERM.
 kill -TERM "$inside"
 code=0
 wait "$program" || code=$?
 program=
 [ "$code" = 0 ] || { echo "It ended with exit code $code." >&2; exit 1; }
-echo "The Containerfile's program runs as $user, process 1, read-only, without capabilities; exit code 0 on SIGTERM."
+echo "From the Containerfile: runs as $user, as process 1, read-only, without capabilities. SIGTERM ends it with exit code 0."

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Does the executable for ARM run? On another processor by qemu's emulation of a single program, with the C
-# library of Debian's cross compilers.
+# Checks that the executable for ARM runs. On other processors, qemu emulates the program with the C library of Debian's
+# cross compilers.
 #
 #   test/package/arm64.sh [EXECUTABLE]     needs qemu-user-static, libc6-arm64-cross, libstdc++6-arm64-cross, curl, jq
 set -euo pipefail
@@ -11,6 +11,6 @@ executable=${1:-dist/watch-party-$(jq -r .version package.json)-linux-arm64}
 command=("$executable")
 [ "$(uname -m)" = aarch64 ] || command=(qemu-aarch64-static -L /usr/aarch64-linux-gnu "$executable")
 start_program "${command[@]}" --port 0
-hold_chat
+try_chat
 stop_program
-echo "It runs on ARM: page, chat, and exit code 0 on SIGTERM."
+echo "On ARM: page and chat work, and SIGTERM ends it with exit code 0."

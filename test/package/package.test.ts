@@ -1,4 +1,4 @@
-// What a release consists of, made by `npm run package -- --all`, which `npm run test:package` has run before.
+// The files of a release. `npm run test:package` makes them first, with `npm run package -- --all`.
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -14,17 +14,17 @@ const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 const DIST = `${ROOT}dist/`;
 const NAME = `watch-party-${assets.version}`;
 
-/** The platforms, the ending of each executable and that of its archive. */
+/** Each platform with the suffix of its executable and of its archive. */
 const PLATFORMS = [
   ["linux-x64", "", ".tar.gz"],
   ["linux-arm64", "", ".tar.gz"],
   ["windows-x64", ".exe", ".zip"],
 ] as const;
 
-/** The file with other people's licences, in an archive; in a release its name begins with the program's. */
+/** The file with the licences of dependencies in an archive. In a release, its name starts with the program's. */
 const LICENSES = "THIRD-PARTY-LICENSES.txt";
 
-test("a release has an executable and an archive for each platform, the licences, and the checksums of all", () => {
+test("a release has an executable and an archive per platform, the licences, and a checksum per file", () => {
   const names = PLATFORMS.flatMap(([platform, suffix, ending]) =>
     [suffix, ending].map((end) => `${NAME}-${platform}${end}`),
   ).concat(`${NAME}-${LICENSES}`);
@@ -38,7 +38,7 @@ test("a release has an executable and an archive for each platform, the licences
   );
 });
 
-test("for linux-x64 the executable has at most 110 MB and its archive at most 41 MB", () => {
+test("the executable for linux-x64 is at most 110 MB, and its archive at most 41 MB", () => {
   for (const [end, limit] of [
     ["", 110_000_000],
     [".tar.gz", 41_000_000],
@@ -49,7 +49,7 @@ test("for linux-x64 the executable has at most 110 MB and its archive at most 41
 });
 
 for (const [platform, suffix, ending] of PLATFORMS) {
-  test(`the archive for ${platform} has a folder with the executable, README.md and licences`, (t) => {
+  test(`the archive for ${platform} has one folder with the executable, README.md and licences`, (t) => {
     const folder = unpack(t, `${DIST}${NAME}-${platform}${ending}`);
     assert.deepEqual(readdirSync(folder), [`${NAME}-${platform}`]);
     const inside = `${folder}/${NAME}-${platform}`;
@@ -67,7 +67,7 @@ for (const [platform, suffix, ending] of PLATFORMS) {
   });
 }
 
-test("the licences are Node's, with the libraries in it, and those of every package in page and server", async () => {
+test("the licences cover Node and its libraries, and every package in the page and the server", async () => {
   const text = readFileSync(`${DIST}${NAME}-${LICENSES}`, "utf8");
   const sources = [`node-linux-${process.arch}`, "lean-qr"];
   for (const source of sources) {
@@ -92,38 +92,38 @@ test("the licences are Node's, with the libraries in it, and those of every pack
   assert.deepEqual([...new Set(packages)], ["lean-qr"]);
 });
 
-test("what comes out of the archive runs", (t) => {
+test("the executable from the archive runs", (t) => {
   const own = `linux-${process.arch}`;
   const folder = unpack(t, `${DIST}${NAME}-${own}.tar.gz`);
-  const said = execFileSync(`${folder}/${NAME}-${own}/watch-party`, ["--version"], { encoding: "utf8" });
-  assert.equal(said, `watch-party ${assets.version}\n`);
+  const output = execFileSync(`${folder}/${NAME}-${own}/watch-party`, ["--version"], { encoding: "utf8" });
+  assert.equal(output, `watch-party ${assets.version}\n`);
 });
 
-test("each executable is one of its platform, and holds the program once and in use", () => {
+test("every executable is for its platform, and contains the program exactly once", () => {
   const program = readFileSync(`${DIST}server.cjs`);
   for (const [platform, suffix] of PLATFORMS) {
     const bytes = readFileSync(`${DIST}${NAME}-${platform}${suffix}`);
     assert.equal(platformOf(bytes), platform);
     const at = bytes.indexOf(program);
-    assert.ok(at > 0, `${platform} has no program`);
-    assert.equal(bytes.indexOf(program, at + 1), -1, `${platform} has it twice`);
-    // Node's own mark: it looks for a program inside only where this ends in 1.
+    assert.ok(at > 0, `${platform} does not contain the program`);
+    assert.equal(bytes.indexOf(program, at + 1), -1, `${platform} contains it twice`);
+    // Node runs the embedded program only if this fuse ends in 1.
     assert.ok(bytes.includes("NODE_SEA_FUSE_fce680ab2cc467b6e072b8b5df1996b2:1"), `${platform} would be a bare Node`);
   }
 });
 
-test("no executable tells where it was made", () => {
+test("no executable contains the path of its build folder", () => {
   for (const [platform, suffix] of PLATFORMS) {
     assert.ok(!readFileSync(`${DIST}${NAME}-${platform}${suffix}`).includes(ROOT), platform);
   }
 });
 
-test("made anew in another folder, time zone and umask, from elsewhere, it is the same to the byte", (t) => {
+test("a build in another folder, time zone, locale and umask is identical to the byte", (t) => {
   const other = `${temporaryFolder(t)}/a folder/of another depth`;
   mkdirSync(other, { recursive: true });
   const files = execFileSync("git", ["ls-files", "-z", "--cached", "--others", "--exclude-standard"], { cwd: ROOT });
   for (const name of files.toString().split("\0").filter(Boolean)) cpSync(`${ROOT}${name}`, `${other}/${name}`);
-  // Hard links, not symbolic ones, which would lead esbuild back here; copies where that is another disk.
+  // Hard links, because esbuild would follow symbolic links back to this folder. Copies if that is on another disk.
   const copy = `cp --archive --link "$0" "$1" || cp --archive "$0" "$1"`;
   execFileSync("sh", ["-c", copy, `${ROOT}node_modules`, other], { stdio: "ignore" });
   const build = `umask 077 && "$0" "$1/build.mjs" && "$0" "$1/build.mjs" --package --archive`;
@@ -137,7 +137,7 @@ test("made anew in another folder, time zone and umask, from elsewhere, it is th
   for (const [name, sum] of there) assert.equal(sum, here.get(name), name);
 });
 
-test("a build and a new executable for this machine leave the rest of a release as it is", () => {
+test("building again, and packaging for this machine only, leaves the rest of a release unchanged", () => {
   const names = readdirSync(DIST);
   const sums = readSums(DIST);
   for (const flags of [[], ["--package"]]) {
@@ -147,7 +147,7 @@ test("a build and a new executable for this machine leave the rest of a release 
   assert.deepEqual(readSums(DIST), sums);
 });
 
-/** What SHA256SUMS says of each name, having looked whether it is so. */
+/** The checksum of each file in SHA256SUMS. Checks them against the files. */
 function readSums(folder: string): Map<string, string> {
   const lines = readFileSync(`${folder}SHA256SUMS`, "utf8").trimEnd().split("\n");
   return new Map(
@@ -165,7 +165,7 @@ function readSums(folder: string): Map<string, string> {
   );
 }
 
-/** Unpacks an archive by the machine's own tools into a folder that is gone when the test is over. */
+/** Unpacks an archive with the system's tools into a folder that is deleted after the test. */
 function unpack(t: TestContext, archive: string): string {
   const folder = temporaryFolder(t);
   if (archive.endsWith(".zip")) execFileSync("unzip", ["-q", archive, "-d", folder]);
@@ -173,7 +173,7 @@ function unpack(t: TestContext, archive: string): string {
   return folder;
 }
 
-/** Reads from an executable's header what it is for: ELF's e_machine, or the machine in the PE header. */
+/** Reads the platform from an executable's header: e_machine of ELF, or Machine of PE. */
 function platformOf(bytes: Buffer): string | undefined {
   if (bytes.toString("latin1", 0, 4) === "\x7fELF") {
     return { 0x3e: "linux-x64", 0xb7: "linux-arm64" }[bytes.readUInt16LE(18)];

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# For the scripts that try an executable somewhere: the talk they all have with it. To be sourced.
-# Needs curl and jq, and `set -euo pipefail`.
+# Sourced by the scripts that try the program in different environments: starts it, tries a chat, stops it.
+# Needs curl, jq and `set -euo pipefail`.
 
-program= # what runs at the moment
+program= # the id of the running process
 log=$(mktemp)
 
 end_talk() {
@@ -11,13 +11,13 @@ end_talk() {
 }
 trap end_talk EXIT
 
-# Starts the command, which becomes the program; returns when it has said where it listens, in $address.
+# Starts a command that runs the program, and waits for its start-up text. Sets $program and $address.
 start_program() {
   address=
   exec {output}< <(exec "$@")
   program=$!
   local line
-  # The curl line is the last that it prints; that none comes for 60 seconds is a failure.
+  # The curl line is the last one. Fails if the program prints nothing for 60 seconds.
   while read -r -t 60 -u "$output" line; do
     case $line in
       http://localhost:*) address=${line%% *} ;;
@@ -27,8 +27,8 @@ start_program() {
   [ -n "$address" ] || { echo "It printed no address." >&2; return 1; }
 }
 
-# A chat by curl, whose reader already waits when the message comes, and the page.
-hold_chat() {
+# Posts a message while another request polls for it, and loads the page. Uses curl.
+try_chat() {
   local answer token chat
   answer=$(curl -sS --fail-with-body "$address/create" -d '{"username": "Ana"}')
   token=$(jq -er .session_token <<<"$answer")
@@ -39,12 +39,12 @@ hold_chat() {
     jq -e '.text == "Hello"' >/dev/null
   wait "$reader"
   jq -e '[.messages[].text] == ["Hello"]' "$log" >/dev/null
-  # Not by a pipe: grep ends at the first match, and curl would complain of that.
+  # Not through a pipe: grep exits at the first match, and curl would report a write error.
   curl -sS --fail-with-body "$address" -H 'Accept: text/html' >"$log"
   grep -q '<title>Watch Party</title>' "$log"
 }
 
-# Stops it as systemd and container engines do.
+# Stops the program with SIGTERM, as systemd and container engines do.
 stop_program() {
   kill -TERM "$program"
   local code=0

@@ -1,4 +1,4 @@
-// The lines that docs/api.md shows for curl, pasted into a shell. They need sh, curl and jq.
+// Runs the curl commands of docs/api.md in a shell. Needs sh, curl and jq.
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
@@ -10,20 +10,20 @@ import { HOUR, SECOND, startServer, until } from "../helpers.ts";
 const page = readFileSync(new URL("../../docs/api.md", import.meta.url), "utf8");
 const [names = "", ...blocks] = Array.from(page.matchAll(/```sh\n([^]*?)```/g), ([, lines = ""]) => lines);
 
-assert.equal(blocks.length, page.match(/^### /gm)?.length, "a block for each endpoint");
+assert.equal(blocks.length, page.match(/^### /gm)?.length, "one block per endpoint");
 
 for (const block of blocks) {
   test(block.trim(), async (t) => {
     const server = await startServer(t, { metrics: true });
-    // Somebody else, whom one can remove; and curl's exit code says how it was answered.
+    // A second member joins, so that there is one to remove. With --fail, an error fails the script.
     const join = `curl -s -X POST "$chat/join" -H "Authorization: Bearer $invite" > /dev/null\n`;
     const script = `curl() { command curl --fail "$@"; }\n${names.replace(/^url=.*/, `url=${server.base}`)}${join}`;
     const ran = promisify(execFile)("sh", ["-ec", `${script}${block}`]);
     if (!block.includes("wait=25")) return void (await ran);
     await until(() => server.app.chats.count().waiters === 1, "the poll to be held");
-    server.pass(25 * SECOND);
+    server.advanceAndSweep(25 * SECOND);
     await until(() => server.app.chats.count().waiters === 1, "the stream to be held");
-    server.pass(6 * HOUR);
+    server.advanceAndSweep(6 * HOUR);
     assert.match(
       (await ran).stdout,
       /^\{"messages":\[\],"cursor":\d+.*\{"members":.*\n\{"error":"expired_token".*\n$/s,
