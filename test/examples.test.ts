@@ -200,7 +200,7 @@ test("overlay.html reads size, lines and name from its address, and takes a new 
   await ana.remove(at(members, 1).id);
   // The page already shows two lines, so wait for the new one.
   await page.waitForFunction(() => document.querySelector("p:last-of-type")?.textContent.startsWith("Overlay"));
-  assert.match(at(await waitForLines(page, 2), 1), /^Overlay.*ended before its time/);
+  assert.match(at(await waitForLines(page, 2), 1), /^Overlay.*has been revoked/);
   await page.reload();
   await until(() => server.app.chats.count().waiters === 1, "the overlay to open its poll again");
   assert.equal(at((await ana.read()).members, 1).username, "TV & radio");

@@ -112,7 +112,8 @@ test("the executable ignores NODE_OPTIONS: it runs no code from it and starts wi
   }
 });
 
-const [, START = ""] = packageJson.scripts.start.split(" && node ");
+// The command that the launcher of `npm start` runs on Node 24.
+const [, START = ""] = packageJson.scripts.start.split(" lib/node24.mjs ");
 for (const [name, ...command] of [
   ["the executable", EXECUTABLE],
   ["`npm start`", process.execPath, ...START.split(" ")],

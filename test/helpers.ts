@@ -260,7 +260,7 @@ export function readMessage(value: unknown): MessageView {
   return typed("Message", value);
 }
 
-/** The fields of an object from JSON that has no type of its own. */
+/** The fields of a JSON object that has no wire type. */
 export function record(value: unknown): Record<string, unknown> {
   assert.ok(typeof value === "object" && value !== null && !Array.isArray(value), `not an object: ${String(value)}`);
   return { ...value };

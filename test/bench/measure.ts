@@ -21,7 +21,7 @@ export interface Target {
   readonly child: ChildProcess;
   readonly pid: number;
   readonly port: number;
-  /** What it printed up to its address. */
+  /** Its output up to its address. */
   readonly printed: string;
 }
 
