@@ -183,9 +183,9 @@ export function assertApiHeaders(reply: Reply): void {
 
 /** Asserts that a reply is this error, with the status and headers of an error. Returns its sentence. */
 export function assertError(reply: Reply, code: string): string {
+  assert.equal(reply.status, STATUS[code], reply.text);
   const { error, message } = errorOf(reply);
-  assert.equal(error, code, `${reply.status} ${reply.text}`);
-  assert.equal(reply.status, STATUS[code]);
+  assert.equal(error, code, message);
   assertApiHeaders(reply);
   assert.match(message, /^\S[^\n]*[.!?]$/, "a readable sentence");
   assert.doesNotMatch(message, /\bat .*:\d+:\d+|node:|\.ts\b|\/[a-z]+\/[a-z]+\//, "without a stack or path");
@@ -196,7 +196,7 @@ export function assertError(reply: Reply, code: string): string {
 
 /** The body of an error. */
 export function errorOf({ body }: Reply): ErrorReply {
-  return typed("Error", body);
+  return readAs("Error", body);
 }
 
 /** Asserts an answer without a body. */
@@ -218,7 +218,7 @@ interface WireTypes {
 export type StreamLine = { members: MemberView[]; cursor: number } | { missed: true } | MessageView | ErrorReply;
 
 /** Gives a value from JSON its wire type. Asserts that it matches the schema, as bytes from raw sockets are unchecked. */
-export function typed<Name extends keyof WireTypes>(name: Name, value: unknown): WireTypes[Name] {
+export function readAs<Name extends keyof WireTypes>(name: Name, value: unknown): WireTypes[Name] {
   assert.equal(findFault(pointerTo("components", "schemas", name), value), undefined, JSON.stringify(value));
   // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the edge: checked against docs/openapi.json
   return value as WireTypes[Name];
@@ -228,7 +228,7 @@ export function typed<Name extends keyof WireTypes>(name: Name, value: unknown):
 function bodyOf<Name extends keyof WireTypes>(name: Name, reply: Reply, status: number): WireTypes[Name] {
   assert.equal(reply.status, status, reply.text);
   assertApiHeaders(reply);
-  return typed(name, reply.body);
+  return readAs(name, reply.body);
 }
 
 /** The body of a create or join: 201 for a new seat, 200 for a repeated request. */
@@ -257,7 +257,7 @@ export function pollOf(reply: Reply): PollReply {
 
 /** A message from a line of a stream. */
 export function readMessage(value: unknown): MessageView {
-  return typed("Message", value);
+  return readAs("Message", value);
 }
 
 /** The fields of a JSON object that has no wire type. */

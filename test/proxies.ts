@@ -39,7 +39,7 @@ export async function startProxy(
   child.stderr.setEncoding("utf8").on("data", (part: string) => (stderr += part));
   const ended = once(child, "exit");
   t.after(async () => {
-    // SIGINT stops haproxy at once; SIGTERM would wait for open connections.
+    // SIGINT, because haproxy should not wait for open connections.
     child.kill("SIGINT");
     await ended;
   });

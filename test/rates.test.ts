@@ -238,7 +238,7 @@ test("--no-rate-limit turns off every rate limit", async (t) => {
   }
 });
 
-test("an address that has used up its rate can create again hours later", async (t) => {
+test("hours later, the chats and rate counts of many addresses are forgotten", async (t) => {
   const server = await startServer(t, { trustProxy: true });
   for (let host = 0; host < 250; host += 1) {
     sessionOf(await server.create({}, { "X-Forwarded-For": `203.0.113.${host}` }));

@@ -19,7 +19,7 @@ import {
   startServer,
   type StreamLine,
   testInProcess,
-  typed,
+  readAs,
   until,
   Wire,
 } from "./helpers.ts";
@@ -57,7 +57,7 @@ class Stream {
   async next(): Promise<StreamLine> {
     const line = await this.line();
     assert.ok(line !== undefined, "the stream has ended");
-    return typed("StreamLine", JSON.parse(line));
+    return readAs("StreamLine", JSON.parse(line));
   }
 
   /** The next line, which must list the members. */

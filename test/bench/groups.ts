@@ -370,7 +370,7 @@ async function timeStart(command: readonly string[]): Promise<number> {
   const started = startTarget([...command, ...LISTEN, "--port", String(port)]);
   while (!(await isListening(port))) await sleep(1);
   await request(await started, "GET", "/healthz");
-  const taken = performance.now() - begun;
+  const elapsed = performance.now() - begun;
   await stopTarget(await started);
-  return taken;
+  return elapsed;
 }

@@ -58,7 +58,7 @@ async function startCaddy(t: TestContext, nodePort: number): Promise<number> {
   const port = await freePort();
   const site = replaceAll(readDeploy("Caddyfile"), {
     "127.0.0.1:8080": `127.0.0.1:${nodePort}`,
-    // A self-signed certificate: no authority issues one for this name.
+    // A certificate from Caddy's internal authority, because no public one issues it for this name.
     "\nchat.example.org {": `\nhttps://chat.example.org:${port} {\n\tbind 127.0.0.1\n\ttls internal`,
   });
   writeFileSync(
