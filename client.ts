@@ -1,17 +1,21 @@
 /*
  * Watch Party: the page's script.
  *
- * It reads from top to bottom: what the page can be (`State`), how that changes (`update`, pure), what a
- * person then reads (pure), what the browser keeps, how the server is asked (`api`), the one loop that listens
- * (`poll`), the one queue that sends, what each button does, how a state becomes a screen (`render`), and at
- * the very end `start()`. Importing this file touches no DOM, so that Node can test the pure parts.
+ * Data flows in one direction. Something happens (a press, an answer from the server, a timer), which becomes an
+ * event. `dispatch` passes it to `update`, a pure function that returns the next state. `render` then makes the
+ * screen match that state. The DOM is output: apart from what a person types, selects or scrolls to, nothing is
+ * ever read back from it.
  *
- * What it keeps to:
- *  1. Nothing typed is lost: drafts and unsent messages survive a reload, a failed send keeps its text.
- *  2. Nothing is sent twice: whatever makes something carries an Idempotency-Key and keeps it for its retries.
- *  3. What people write only ever becomes text nodes; nothing here makes markup from a string.
- *  4. It runs on `http://192.168.x.x`, where browsers withhold clipboard, randomUUID, share and locks.
- *  5. At most 30 messages are on the screen, and none is skipped without a word.
+ * The file reads from top to bottom: the limits, the states and their events, `update`, the texts, what a screen
+ * shows (all pure), then storage, the server, the poll loop, the outbox, routing, the chat's actions, `render`, and
+ * at the very end `start()`. Importing this file touches no DOM, so Node can test the pure parts.
+ *
+ * Promises:
+ *  1. Nothing typed is lost. Drafts and unsent messages survive a reload, and a failed send keeps its text.
+ *  2. Nothing is sent twice. Each request that creates something carries an Idempotency-Key, kept for its retries.
+ *  3. User input only ever becomes text nodes. No markup is built from a string.
+ *  4. The page works on `http://192.168.x.x`, where browsers have no clipboard, randomUUID, share or locks.
+ *  5. The log shows at most 30 messages and never skips one without saying so.
  */
 import { generate } from "lean-qr/nano";
 import type {
@@ -19,6 +23,7 @@ import type {
   ErrorReply,
   InvitePreview,
   InviteReply,
+  LIMITS,
   MemberView,
   MessageView,
   PollReply,
@@ -26,341 +31,477 @@ import type {
 } from "./server.ts";
 
 // ---------------------------------------------------------------------------------------------------------
-// Vocabulary: the limits the server also has, the states, and what can happen to them.
+// Limits. Each limit that the server enforces has the server's type, so changing one there fails the type check
+// here. (Limits that the server computes are plain numbers for the compiler; a test compares them.) They only
+// save a round trip: the server checks everything again.
 
-const SEATS = 6;
-const KEPT_MESSAGES = 30;
-/** Graphemes and bytes of one message, as the server counts them; the counter shows when 100 are left. */
-const TEXT_GRAPHEMES = 2000;
-const TEXT_BYTES = 8192;
-const NAME_GRAPHEMES = 24;
-/** The server knows a key for ten minutes; half a minute less, as a request also takes its time. */
-const KEY_LIFE_MS = 9.5 * 60_000;
-/** A group is one author within five minutes. */
+/** The style sheet has a hue for each seat; a test counts them. */
+const SEATS: (typeof LIMITS)["seats"] = 6;
+const KEPT_MESSAGES: (typeof LIMITS)["keptMessages"] = 30;
+/** Graphemes are what a person counts. Bytes are what a message costs the server: one emoji can have dozens. */
+const MESSAGE_GRAPHEMES: (typeof LIMITS)["messageGraphemes"] = 2_000;
+const MESSAGE_BYTES: (typeof LIMITS)["messageBytes"] = 8_192;
+const NAME_GRAPHEMES: (typeof LIMITS)["usernameGraphemes"] = 24;
+/** How long a seat lasts, in milliseconds. */
+export const SESSION_MS: (typeof LIMITS)["sessionMs"] = 6 * 60 * 60_000;
+/** The server remembers a key for ten minutes. Stop 30 seconds earlier, because a request takes time too. */
+export const KEY_LIFE_MS = 9.5 * 60_000;
+/** How long the server holds a poll, in seconds. Proxies and phones cut connections that are silent for a minute. */
+export const POLL_SECONDS = 25;
+/** A poll without an answer by then has lost its connection, usually because the computer slept. */
+const POLL_TIMEOUT_MS = 35_000;
+/** Other requests are answered at once. After this long, the person should hear that something is wrong. */
+const REQUEST_TIMEOUT_MS = 15_000;
+/** Up to this many seconds of `Retry-After` are waited out silently. A longer wait is reported as a failure. */
+const MAX_SILENT_WAIT_SECONDS = 10;
+/** One failed poll is common on Wi-Fi. The page reports a lost connection only if it lasts this long. */
+const OFFLINE_DELAY_MS = 3_000;
+/** A preview of an invitation is retried this often while the host does not answer. */
+const PREVIEW_RETRY_MS = 3_000;
+/** The counter appears when this many characters are left. */
+const COUNTER_GRAPHEMES = 100;
+/** Messages of one author within this time of the first form a group. */
 const GROUP_MS = 5 * 60_000;
-const SESSION_MS = 6 * 60 * 60_000;
+/** The countdown shows for this long before the seat expires. */
 const COUNTDOWN_MS = 15 * 60_000;
-/** The server holds a poll for 25 s; what has not come by 35 s is a dead connection. */
-const POLL_SECONDS = 25;
-const POLL_LIMIT_MS = 35_000;
-const CALL_LIMIT_MS = 15_000;
-/** A `Retry-After` up to this many seconds is simply waited for; a longer one is a failure to tell. */
-const PATIENCE_SECONDS = 10;
-/** Nearer to the end of the log than this many pixels, new messages scroll into view. */
+/** Often enough for a countdown in minutes, rarely enough not to drain a battery. */
+const TICK_MS = 10_000;
+/** A tick this late means that the computer slept. Browsers slow hidden tabs down to one tick per minute. */
+const SLEEP_MS = 90_000;
+/** New messages scroll into view while the end of the log is at most this far away. */
 const NEAR_END_PX = 100;
 
-/** A seat that this browser holds, and what else it knows of that chat. */
+// ---------------------------------------------------------------------------------------------------------
+// State. The page is on one of four screens; the first two and the last share one card, the join screen. A state
+// holds everything its screen shows, never a DOM node and never anything a screen could compute by itself.
+
+/** A seat that this browser holds, as it is stored. */
 export interface SavedChat {
   session: Session;
   title: string;
-  /** The invitation still stands in the middle. */
-  inviting: boolean;
+  /** True while the invitation is shown in the middle of a new chat. */
+  isInviting: boolean;
 }
 
-/** A message of this tab's that the server has not confirmed. `at` is in ms since 1970. */
+/** A message from this tab that the server has not confirmed. `at` is in ms since 1970, by this device's clock. */
 export interface Outgoing {
   key: string;
   text: string;
   at: number;
   state: "waiting" | "failed";
-  /** Why the server refused it; empty when it was not reached. */
+  /** The sentence that the server refused it with; empty if the server did not answer. */
   why: string;
 }
 
-/** `key` is the Idempotency-Key of what was sent from this tab, so that it keeps its place on the screen. */
+/** `key` is the Idempotency-Key if this tab sent the message. It keeps the row's identity once it is confirmed. */
 export interface LogMessage extends MessageView {
   key?: string;
 }
 
-/** "Ana joined". `after`: the id of the message it stands behind, or that of a cursor in between. */
+/**
+ * "Ana joined" or "Ana left". The server does not send these lines; the page derives them from the members before and
+ * after a poll. `after` is the cursor that the line follows, which is not always the id of a message.
+ */
 interface SystemLine {
   key: string;
   name: string;
-  verb: "joined" | "left";
+  change: "joined" | "left";
   after: number;
 }
 
-export interface Home {
-  at: "home";
+/** A question that a dialog asks before something that cannot be undone. */
+export type QuestionKind = { kind: "leave" } | { kind: "end" } | { kind: "remove"; memberId: string; name: string };
+
+/** While `isBusy`, the action is under way and a second press must not repeat it. */
+export type Question = QuestionKind & { isBusy: boolean; error: string };
+
+/** The API panel shows placeholders ("masked") until the person asks for the tokens. */
+export type ApiPanel = "closed" | "masked" | "revealed";
+
+export interface HomeState {
+  screen: "home";
+  /** A sentence above the card: why the page came here, or why a request failed. */
   notice: string;
+  /** The chats in which this browser has a seat. The server may have ended some of them already. */
   chats: readonly SavedChat[];
+  /** The error shown at the name field; empty if there is none. */
   fieldError: string;
-  busy: boolean;
+  /** A request is under way, and a second press of the button is ignored. */
+  isBusy: boolean;
 }
 
-export interface Joining {
-  at: "joining";
+export interface JoinState {
+  screen: "join";
   chatId: string;
+  /** The token of the invitation. It came with the address, which no longer shows it. */
   token: string;
-  look: InvitePreview | undefined;
+  /** The members and free seats; undefined until the server has answered. */
+  preview: InvitePreview | undefined;
   notice: string;
   fieldError: string;
-  busy: boolean;
+  isBusy: boolean;
 }
 
-export interface Live {
-  at: "live";
+export interface ChatState {
+  screen: "chat";
   session: Session;
   title: string;
-  /** The first answer is there. */
-  loaded: boolean;
+  /** The first poll has been answered. Until then the log is unknown rather than empty. */
+  isLoaded: boolean;
+  /** Where the next poll continues: the server has sent everything up to here. */
   cursor: number;
+  /** The latest messages, at most 30, in the order of their ids. */
   messages: readonly LogMessage[];
-  /** The id of the message before which some are missing; 0 when none are. */
+  /** The id of the message that follows a gap in the log; 0 if nothing is missing. */
   gapBefore: number;
   members: readonly MemberView[];
-  /** Member id to one of the six hues; those who have gone keep theirs, as their messages do. */
+  /** Member id to one of six hues. Members who left keep theirs, because their messages are still shown. */
   hues: Readonly<Record<string, number>>;
   lines: readonly SystemLine[];
+  /** Messages that the server has not confirmed, in the order in which they were written. */
   outbox: readonly Outgoing[];
-  /** When this session ends, in ms since 1970. */
+  /** When this session ends, in ms since 1970, by the server's clock. */
   expiresAt: number;
-  inviting: boolean;
+  /** The invitation is shown in the middle of the screen, as in a new chat. */
+  isInviting: boolean;
+  /** The newest link; undefined until this tab has created one. */
   invite: InviteReply | undefined;
-  /** A sentence under the invitation: what became of it last. */
+  /** The outcome of the last action on the invitation, as a sentence. */
   inviteStatus: string;
-  /** Polls failed in a row, and whether that has been so for long enough to be said. */
+  /** Failed polls in a row. */
   failures: number;
-  offline: boolean;
-  /** New messages below what is being read, and those that came while the tab was hidden. */
+  /** The connection has been lost for long enough to say so. */
+  isOffline: boolean;
+  /** New messages below the part of the log on the screen. */
   below: number;
+  /** Messages that arrived while the tab was hidden. */
   unread: number;
+  question: Question | undefined;
+  apiPanel: ApiPanel;
+  /** Why the chat could not be continued in a new one. */
+  continueError: string;
 }
 
-export interface Ended {
-  at: "ended";
+export interface EndedState {
+  screen: "ended";
+  /** Why the chat ended for this person. */
   sentence: string;
-  /** What was typed and never sent, to be copied elsewhere. */
+  /** Text that was typed but never sent, so that it can be copied elsewhere. */
   unsent: string;
 }
 
-export type State = Home | Joining | Live | Ended;
-
-export type StateEvent =
-  | { type: "went home"; notice: string; chats: readonly SavedChat[] }
-  | { type: "was invited"; chatId: string; token: string }
-  | { type: "entered"; saved: SavedChat; outbox: readonly Outgoing[]; now: number }
-  | { type: "ended"; sentence: string; unsent: string }
-  | { type: "chat vanished"; chatId: string }
-  | { type: "looked"; look: InvitePreview }
-  | { type: "not reached"; notice: string }
-  | { type: "asked" }
-  | { type: "refused"; why: string }
-  | { type: "polled"; reply: PollReply; hidden: boolean; stuck: boolean }
-  | { type: "poll failed" }
-  | { type: "waited long" }
-  | { type: "queued"; outgoing: Outgoing }
-  | { type: "sent"; key: string; message: MessageView }
-  | { type: "not sent"; key: string; why: string }
-  | { type: "retried"; now: number; key?: string }
-  | { type: "sent again"; key: string; newKey: string; now: number }
-  | { type: "discarded"; key: string }
-  | { type: "invitation made"; invite: InviteReply; status: string }
-  | { type: "invitation said"; status: string }
-  | { type: "invitation closed" }
-  | { type: "seen"; below: boolean };
+export type State = HomeState | JoinState | ChatState | EndedState;
 
 // ---------------------------------------------------------------------------------------------------------
-// Update: the one place where a state becomes the next one. No DOM, no clock, no chance.
+// Events. One union per screen. An event that reaches the wrong screen changes nothing: answers arrive late, when
+// the person may already be somewhere else.
 
-/** What the page is after `event`; the very same object when the event means nothing to this state. */
+/** Events that replace the screen, wherever the page is. */
+export type NavigationEvent =
+  | { type: "home opened"; notice: string; chats: readonly SavedChat[] }
+  | { type: "invite opened"; chatId: string; token: string }
+  | { type: "chat opened"; saved: SavedChat; outbox: readonly Outgoing[]; now: number }
+  | { type: "chat ended"; sentence: string; unsent: string };
+
+/** Events on the join screen, with an invitation or without one. */
+export type JoinEvent =
+  // The server no longer knows a chat of the list.
+  | { type: "chat forgotten"; chatId: string }
+  | { type: "previewed"; preview: InvitePreview }
+  // A request failed for a reason other than the name.
+  | { type: "failed"; notice: string }
+  | { type: "submitted" }
+  // By the page or by the server.
+  | { type: "name rejected"; why: string };
+
+/** Events on the chat screen that concern its log. */
+export type LogEvent =
+  // `isHidden`: the tab is in the background. `isAtEnd`: the log shows its end, so the person sees new messages.
+  | { type: "polled"; reply: PollReply; isHidden: boolean; isAtEnd: boolean }
+  | { type: "poll failed" }
+  // OFFLINE_DELAY_MS after a failed poll. The connection may be back by then.
+  | { type: "offline delay passed" }
+  | { type: "queued"; outgoing: Outgoing }
+  | { type: "sent"; key: string; message: MessageView }
+  // `why` is empty if the server did not answer.
+  | { type: "send failed"; key: string; why: string }
+  // Failed messages go out again, with the keys they have.
+  | { type: "retried"; now: number; key?: string }
+  // A stale message goes out again, as a new one.
+  | { type: "resent"; key: string; newKey: string; now: number }
+  | { type: "discarded"; key: string }
+  // The person has returned to the tab or scrolled to the end of the log.
+  | { type: "viewed"; isAtEnd: boolean };
+
+/** Events on the chat screen that concern its panels and dialogs. */
+export type PanelEvent =
+  | { type: "invite created"; invite: InviteReply; status: string }
+  | { type: "invite status changed"; status: string }
+  | { type: "inline invite closed" }
+  | { type: "question asked"; question: QuestionKind }
+  | { type: "question submitted" }
+  | { type: "question failed"; error: string }
+  | { type: "question closed" }
+  | { type: "API panel changed"; panel: ApiPanel }
+  | { type: "continue failed"; error: string };
+
+export type ChatEvent = LogEvent | PanelEvent;
+export type StateEvent = NavigationEvent | JoinEvent | ChatEvent;
+
+// ---------------------------------------------------------------------------------------------------------
+// Update. The only code that derives one state from another. It never touches the DOM, the clock, the network or
+// random numbers, so a test can replay a whole evening from a list of events.
+
+/** Returns the state after `event`: the very same object if the event does not concern the current screen. */
 export function update(state: State, event: StateEvent): State {
   switch (event.type) {
-    case "went home":
-      return { at: "home", notice: event.notice, chats: event.chats, fieldError: "", busy: false };
-    case "was invited":
-      return invited(event.chatId, event.token);
-    case "entered":
-      return entered(event.saved, event.outbox, event.now);
-    case "ended":
-      return { at: "ended", sentence: event.sentence, unsent: event.unsent };
-    case "chat vanished":
-    case "looked":
-    case "not reached":
-    case "asked":
-    case "refused":
-      return state.at === "home" || state.at === "joining" ? updateDoor(state, event) : state;
+    case "home opened":
+    case "invite opened":
+    case "chat opened":
+    case "chat ended":
+      return openScreen(event);
+    case "chat forgotten":
+    case "previewed":
+    case "failed":
+    case "submitted":
+    case "name rejected":
+      return state.screen === "home" || state.screen === "join" ? updateJoin(state, event) : state;
     case "polled":
     case "poll failed":
-    case "waited long":
+    case "offline delay passed":
     case "queued":
     case "sent":
-    case "not sent":
+    case "send failed":
     case "retried":
-    case "sent again":
+    case "resent":
     case "discarded":
-    case "invitation made":
-    case "invitation said":
-    case "invitation closed":
-    case "seen":
-      return state.at === "live" ? updateLive(state, event) : state;
+    case "viewed":
+      return state.screen === "chat" ? updateLog(state, event) : state;
+    case "invite created":
+    case "invite status changed":
+    case "inline invite closed":
+    case "question asked":
+    case "question submitted":
+    case "question failed":
+    case "question closed":
+    case "API panel changed":
+    case "continue failed":
+      return state.screen === "chat" ? updatePanels(state, event) : state;
     default:
       return event satisfies never;
   }
 }
 
-type DoorEvent = Extract<StateEvent, { type: "chat vanished" | "looked" | "not reached" | "asked" | "refused" }>;
-type MoveEvent = Extract<StateEvent, { type: "went home" | "was invited" | "entered" | "ended" }>;
-type LiveEvent = Exclude<StateEvent, DoorEvent | MoveEvent>;
-
-function updateDoor(state: Home | Joining, event: DoorEvent): State {
+function openScreen(event: NavigationEvent): State {
   switch (event.type) {
-    case "chat vanished":
-      if (state.at !== "home") return state;
+    case "home opened":
+      return { screen: "home", notice: event.notice, chats: event.chats, fieldError: "", isBusy: false };
+    case "invite opened":
+      return openInvite(event.chatId, event.token);
+    case "chat opened":
+      return openChat(event.saved, event.outbox, event.now);
+    case "chat ended":
+      return { screen: "ended", sentence: event.sentence, unsent: event.unsent };
+    default:
+      return event satisfies never;
+  }
+}
+
+/** Home and an invitation share the name field and its button, so they share most events too. */
+function updateJoin(state: HomeState | JoinState, event: JoinEvent): State {
+  switch (event.type) {
+    case "chat forgotten":
+      if (state.screen !== "home") return state;
       return { ...state, chats: state.chats.filter((chat) => chat.session.chat_id !== event.chatId) };
-    case "looked":
-      return state.at === "joining" ? { ...state, look: event.look, notice: "" } : state;
-    case "not reached":
-      return { ...state, notice: event.notice, busy: false };
-    case "asked":
-      return { ...state, fieldError: "", notice: "", busy: true };
-    case "refused":
-      return { ...state, fieldError: event.why, busy: false };
+    case "previewed":
+      return state.screen === "join" ? { ...state, preview: event.preview, notice: "" } : state;
+    case "failed":
+      return { ...state, notice: event.notice, isBusy: false };
+    case "submitted":
+      return { ...state, fieldError: "", notice: "", isBusy: true };
+    case "name rejected":
+      return { ...state, fieldError: event.why, isBusy: false };
     default:
       return event satisfies never;
   }
 }
 
-function updateLive(live: Live, event: LiveEvent): Live {
+function updateLog(chat: ChatState, event: LogEvent): ChatState {
   switch (event.type) {
     case "polled":
-      return polled(live, event);
+      return addPoll(chat, event);
     case "poll failed":
-      return { ...live, failures: live.failures + 1, offline: live.offline || live.failures > 0 };
-    case "waited long":
-      return { ...live, offline: live.failures > 0 };
+      // The second failure in a row is reported at once, the first only if it lasts.
+      return { ...chat, failures: chat.failures + 1, isOffline: chat.isOffline || chat.failures > 0 };
+    case "offline delay passed":
+      // A poll that succeeded in the meantime has reset the count.
+      return { ...chat, isOffline: chat.failures > 0 };
     case "queued":
-      return queued(live, event.outgoing);
+      return addOutgoing(chat, event.outgoing);
     case "sent":
-      return sent(live, event.key, event.message);
-    case "not sent":
-      return notSent(live, event.key, event.why);
+      return confirmOutgoing(chat, event.key, event.message);
+    case "send failed":
+      return failOutgoing(chat, event.key, event.why);
     case "retried":
-      return { ...live, outbox: resumed(live.outbox, event.now, event.key) };
-    case "sent again":
-      return sentAgain(live, event.key, event.newKey, event.now);
+      return { ...chat, outbox: retryOutbox(chat.outbox, event.now, event.key) };
+    case "resent":
+      return renewOutgoing(chat, event.key, event.newKey, event.now);
     case "discarded":
-      return { ...live, outbox: live.outbox.filter((one) => one.key !== event.key) };
-    case "invitation made":
-      return { ...live, invite: event.invite, inviteStatus: event.status };
-    case "invitation said":
-      return { ...live, inviteStatus: event.status };
-    case "invitation closed":
-      return live.inviting ? { ...live, inviting: false } : live;
-    case "seen":
-      return { ...live, unread: 0, below: event.below ? live.below : 0 };
+      return { ...chat, outbox: chat.outbox.filter((outgoing) => outgoing.key !== event.key) };
+    case "viewed":
+      return { ...chat, unread: 0, below: event.isAtEnd ? 0 : chat.below };
     default:
       return event satisfies never;
   }
 }
 
-function invited(chatId: string, token: string): Joining {
-  return { at: "joining", chatId, token, look: undefined, notice: "", fieldError: "", busy: false };
+function updatePanels(chat: ChatState, event: PanelEvent): ChatState {
+  switch (event.type) {
+    case "invite created":
+      return { ...chat, invite: event.invite, inviteStatus: event.status };
+    case "invite status changed":
+      return { ...chat, inviteStatus: event.status };
+    case "inline invite closed":
+      return chat.isInviting ? { ...chat, isInviting: false } : chat;
+    case "question asked":
+      return { ...chat, question: { ...event.question, isBusy: false, error: "" } };
+    case "question submitted":
+      return { ...chat, question: chat.question && { ...chat.question, isBusy: true, error: "" } };
+    case "question failed":
+      // The person may have closed the dialog while the server was answering.
+      return { ...chat, question: chat.question && { ...chat.question, isBusy: false, error: event.error } };
+    case "question closed":
+      return { ...chat, question: undefined };
+    case "API panel changed":
+      return { ...chat, apiPanel: event.panel };
+    case "continue failed":
+      return { ...chat, continueError: event.error };
+    default:
+      return event satisfies never;
+  }
 }
 
-function entered(saved: SavedChat, outbox: readonly Outgoing[], now: number): Live {
+function openInvite(chatId: string, token: string): JoinState {
+  return { screen: "join", chatId, token, preview: undefined, notice: "", fieldError: "", isBusy: false };
+}
+
+/** A chat before its first poll. Unsent messages too old to retry safely wait for the person to decide. */
+function openChat(saved: SavedChat, outbox: readonly Outgoing[], now: number): ChatState {
   return {
-    at: "live",
+    screen: "chat",
     session: saved.session,
     title: saved.title,
-    loaded: false,
+    isLoaded: false,
     cursor: 0,
     messages: [],
     gapBefore: 0,
     members: [],
     hues: {},
     lines: [],
-    outbox: outbox.map((one) => (now - one.at > KEY_LIFE_MS ? failed(one) : one)),
+    outbox: outbox.map((outgoing) => (now - outgoing.at > KEY_LIFE_MS ? markFailed(outgoing) : outgoing)),
     expiresAt: Date.parse(saved.session.expires_at),
-    inviting: saved.inviting,
+    isInviting: saved.isInviting,
     invite: undefined,
     inviteStatus: "",
     failures: 0,
-    offline: false,
+    isOffline: false,
     below: 0,
     unread: 0,
+    question: undefined,
+    apiPanel: "closed",
+    continueError: "",
   };
 }
 
-/** An answer to a poll: new messages, who is here now, and that the connection is well. */
-function polled(live: Live, event: Extract<LiveEvent, { type: "polled" }>): Live {
+/**
+ * Adds the answer to a poll: new messages, the current members, and proof that the connection works. A poll can
+ * return messages that the state already has, because two polls overlap when one loop replaces another.
+ */
+function addPoll(chat: ChatState, event: Extract<LogEvent, { type: "polled" }>): ChatState {
   const { reply } = event;
-  const known = new Set(live.messages.map((message) => message.id));
-  const fresh = reply.messages.filter((message) => !known.has(message.id));
-  const [adopted, outbox] = live.loaded ? adopt(live, fresh) : [fresh, live.outbox];
-  const messages = lastMessages([...live.messages, ...adopted]);
-  const own = live.session.member_id;
-  const news = live.loaded ? fresh.filter((message) => message.member_id !== own).length : 0;
+  const known = new Set(chat.messages.map((message) => message.id));
+  const added = reply.messages.filter((message) => !known.has(message.id));
+  // History from before a reload confirms nothing: an old message may have the same text as an unsent one.
+  const [matched, outbox] = chat.isLoaded ? matchOutgoing(chat, added) : [added, chat.outbox];
+  const messages = keepLatest([...chat.messages, ...matched]);
+  const news = chat.isLoaded ? added.filter((message) => message.member_id !== chat.session.member_id).length : 0;
   return {
-    ...live,
-    loaded: true,
+    ...chat,
+    isLoaded: true,
     cursor: reply.cursor,
     messages,
     outbox,
-    gapBefore: reply.missed ? (fresh[0]?.id ?? live.gapBefore) : live.gapBefore,
+    gapBefore: reply.missed ? (added[0]?.id ?? chat.gapBefore) : chat.gapBefore,
     members: reply.members,
-    hues: assignHues(live.hues, reply.members),
-    lines: keptLines([...live.lines, ...(live.loaded ? newLines(live, reply) : [])], messages),
-    title: chatTitle(reply.members, Date.parse(live.session.expires_at)),
+    hues: assignHues(chat.hues, reply.members),
+    lines: keepLines([...chat.lines, ...(chat.isLoaded ? findMemberChanges(chat, reply) : [])], messages),
+    title: chatTitle(reply.members, Date.parse(chat.session.expires_at)),
     expiresAt: Date.parse(reply.expires_at),
-    inviting: live.inviting && reply.members.length < SEATS,
+    isInviting: chat.isInviting && reply.members.length < SEATS,
     failures: 0,
-    offline: false,
-    below: event.stuck ? 0 : live.below + news,
-    unread: event.hidden ? live.unread + news : 0,
+    isOffline: false,
+    below: event.isAtEnd ? 0 : chat.below + news,
+    unread: event.isHidden ? chat.unread + news : 0,
   };
 }
 
 /**
- * A poll often brings one's own message before the answer to its POST is there. It then takes the place of
- * what is being sent, rather than to stand beside it for a moment. (One sender at a time: only the first of
- * those that wait is on its way.)
+ * A poll races with the answer to a POST, and often delivers the member's own message first. The message then
+ * replaces the one being sent, which would otherwise appear twice for a moment. Only one message per chat is on its
+ * way at any time, so only the first waiting one can match.
  */
-function adopt(live: Live, fresh: readonly MessageView[]): [LogMessage[], readonly Outgoing[]] {
-  const first = live.outbox.find((one) => one.state === "waiting");
-  const match = fresh.find(
-    (message) => message.member_id === live.session.member_id && message.text === cleaned(first?.text ?? ""),
+function matchOutgoing(chat: ChatState, added: readonly MessageView[]): [LogMessage[], readonly Outgoing[]] {
+  const first = chat.outbox.find((outgoing) => outgoing.state === "waiting");
+  const match = added.find(
+    (message) => message.member_id === chat.session.member_id && message.text === cleanText(first?.text ?? ""),
   );
-  if (!first || !match) return [[...fresh], live.outbox];
-  const messages = fresh.map((message) => (message === match ? { ...message, key: first.key } : message));
-  return [messages, live.outbox.filter((one) => one !== first)];
+  if (!first || !match) return [[...added], chat.outbox];
+  const messages = added.map((message) => (message === match ? { ...message, key: first.key } : message));
+  return [messages, chat.outbox.filter((outgoing) => outgoing !== first)];
 }
 
-/** As the server would clean a text, but for rarities that cost no more than a moment's double. */
-function cleaned(text: string): string {
+/** Cleans a text like the server does, apart from rare characters, which cost a double row for a moment. */
+function cleanText(text: string): string {
   return text.replace(/\r\n?/g, "\n").normalize("NFC").trim();
 }
 
-function lastMessages(messages: LogMessage[]): LogMessage[] {
+/** Sorts, because the answer to a POST and a poll can deliver two messages in either order. */
+function keepLatest(messages: LogMessage[]): LogMessage[] {
   return messages.toSorted((a, b) => a.id - b.id).slice(-KEPT_MESSAGES);
 }
 
-/** Who came stands before the messages of this answer (they may have written them), who went behind. */
-function newLines(live: Live, reply: PollReply): SystemLine[] {
-  const before = new Set(live.members.map((member) => member.id));
+/**
+ * Compares the members before and after a poll. Arrivals precede the messages of this answer, because a new member
+ * may have written one of them; departures follow it for the same reason.
+ */
+function findMemberChanges(chat: ChatState, reply: PollReply): SystemLine[] {
+  const before = new Set(chat.members.map((member) => member.id));
   const now = new Set(reply.members.map((member) => member.id));
-  const came = reply.members.filter((member) => !before.has(member.id));
-  const went = live.members.filter((member) => !now.has(member.id));
+  const joined = reply.members.filter((member) => !before.has(member.id));
+  const left = chat.members.filter((member) => !now.has(member.id));
   return [
-    ...came.map(({ id, username }) => line(id, username, "joined", live.cursor)),
-    ...went.map(({ id, username }) => line(id, username, "left", reply.cursor)),
+    ...joined.map((member) => makeLine(member, "joined", chat.cursor)),
+    ...left.map((member) => makeLine(member, "left", reply.cursor)),
   ];
 }
 
-function line(id: string, name: string, verb: "joined" | "left", after: number): SystemLine {
-  return { key: `${verb} ${id}`, name, verb, after };
-}
-
-/** Lines leave at the top together with the messages they stood between. */
-function keptLines(lines: SystemLine[], messages: readonly LogMessage[]): SystemLine[] {
-  const oldest = messages.length < KEPT_MESSAGES ? 0 : (messages[0]?.id ?? 0);
-  return lines.filter((one) => one.after >= oldest).slice(-KEPT_MESSAGES);
+function makeLine({ id, username }: MemberView, change: SystemLine["change"], after: number): SystemLine {
+  return { key: `${change} ${id}`, name: username, change, after };
 }
 
 /**
- * Seat hues. A member's id is its number n in the chat, which only grows: hue (n - 1) mod 6 if nobody here
- * has it, else the lowest free one. Worked example: 1 to 6 have hues 0 to 5; 2 and 3 leave; 7 would have
- * hue 0, which is 1's, so it takes 1, the lowest of the free 1 and 2.
+ * Lines leave the top of a full log together with the messages around them. Their own number is limited as well,
+ * because members can come and go without anyone writing.
+ */
+function keepLines(lines: SystemLine[], messages: readonly LogMessage[]): SystemLine[] {
+  const oldest = messages.length < KEPT_MESSAGES ? 0 : (messages[0]?.id ?? 0);
+  return lines.filter((line) => line.after >= oldest).slice(-KEPT_MESSAGES);
+}
+
+/**
+ * Assigns a hue to each member. Member ids count up from 1 and are never reused. Member n gets hue (n - 1) mod 6 if
+ * no member present has it, otherwise the lowest free hue. Example: members 1 to 6 have hues 0 to 5, then 2 and 3
+ * leave. Member 7 would get hue 0, but member 1 has it; hues 1 and 2 are free, so member 7 gets 1.
  */
 export function assignHues(
   hues: Readonly<Record<string, number>>,
@@ -370,65 +511,306 @@ export function assignHues(
   const taken = new Set(members.map((member) => hues[member.id]));
   for (const { id } of members) {
     if (next[id] !== undefined) continue;
-    const free = [naturalHue(id), 0, 1, 2, 3, 4, 5].find((hue) => !taken.has(hue)) ?? 0;
+    const free = [preferredHue(id), ...Array(SEATS).keys()].find((hue) => !taken.has(hue)) ?? 0;
     next[id] = free;
     taken.add(free);
   }
   return next;
 }
 
-function naturalHue(memberId: string): number {
+/** The hue a member gets in a chat where no one has ever left. Also for authors who left before this tab opened. */
+function preferredHue(memberId: string): number {
   return (Number(memberId) - 1) % SEATS;
 }
 
-/** Whoever writes has seen the invitation; what failed for want of a connection goes first, in order. */
-function queued(live: Live, outgoing: Outgoing): Live {
-  const outbox = resumed(live.outbox, outgoing.at);
-  return { ...live, outbox: [...outbox, outgoing], inviting: false, below: 0 };
+/**
+ * Queues a message. Writing is proof that the person has seen the invitation, so it makes room for the log.
+ * Messages that failed without an answer wait again too: they must go out first, or the order would change.
+ */
+function addOutgoing(chat: ChatState, outgoing: Outgoing): ChatState {
+  const outbox = retryOutbox(chat.outbox, outgoing.at);
+  return { ...chat, outbox: [...outbox, outgoing], isInviting: false, below: 0 };
 }
 
-/** What failed for want of a connection waits again, but for what may be there already; so does `key`. */
-function resumed(outbox: readonly Outgoing[], now: number, key?: string): Outgoing[] {
-  return outbox.map((one) => ((one.why && one.key !== key) || isStale(one, now) ? one : waiting(one)));
-}
-
-function failed(one: Outgoing, why = ""): Outgoing {
-  return { ...one, state: "failed", why };
-}
-
-function waiting(one: Outgoing): Outgoing {
-  return { ...one, state: "waiting", why: "" };
-}
-
-/** Past the key's life a retry might say it twice, so that a person has to decide. */
-export function isStale(one: Outgoing, now: number): boolean {
-  return one.state === "failed" && now - one.at > KEY_LIFE_MS;
-}
-
-function sent(live: Live, key: string, message: MessageView): Live {
-  const outbox = live.outbox.filter((one) => one.key !== key);
-  if (live.messages.some((one) => one.id === message.id)) return { ...live, outbox };
-  return { ...live, outbox, messages: lastMessages([...live.messages, { ...message, key }]) };
-}
-
-/** Without a connection all that wait have failed; a refusal concerns the one message alone. */
-function notSent(live: Live, key: string, why: string): Live {
-  const outbox = live.outbox.map((one) => {
-    const concerned = why ? one.key === key : one.state === "waiting";
-    return concerned ? failed(one, why) : one;
+/**
+ * Lets failed messages wait again. A message that the server refused would only be refused again, so it needs an
+ * explicit `key`. A stale one stays failed in any case, because a retry might post it twice.
+ */
+function retryOutbox(outbox: readonly Outgoing[], now: number, key?: string): Outgoing[] {
+  return outbox.map((outgoing) => {
+    const isRefused = outgoing.why !== "" && outgoing.key !== key;
+    return isRefused || isStale(outgoing, now) ? outgoing : markWaiting(outgoing);
   });
-  return { ...live, outbox };
 }
 
-function sentAgain(live: Live, key: string, newKey: string, now: number): Live {
-  const outbox = live.outbox.map((one) => (one.key === key ? { ...waiting(one), key: newKey, at: now } : one));
-  return { ...live, outbox };
+function markFailed(outgoing: Outgoing, why = ""): Outgoing {
+  return { ...outgoing, state: "failed", why };
+}
+
+function markWaiting(outgoing: Outgoing): Outgoing {
+  return { ...outgoing, state: "waiting", why: "" };
+}
+
+/** True if the server may have forgotten the key. A retry could then post the same message twice. */
+export function isStale(outgoing: Outgoing, now: number): boolean {
+  return outgoing.state === "failed" && now - outgoing.at > KEY_LIFE_MS;
+}
+
+/** Moves a message from the outbox to the log, unless a poll has delivered it already. */
+function confirmOutgoing(chat: ChatState, key: string, message: MessageView): ChatState {
+  const outbox = chat.outbox.filter((outgoing) => outgoing.key !== key);
+  if (chat.messages.some((known) => known.id === message.id)) return { ...chat, outbox };
+  return { ...chat, outbox, messages: keepLatest([...chat.messages, { ...message, key }]) };
+}
+
+/** A refusal concerns one message. A lost connection concerns all that are waiting. */
+function failOutgoing(chat: ChatState, key: string, why: string): ChatState {
+  const outbox = chat.outbox.map((outgoing) => {
+    const hasFailed = why ? outgoing.key === key : outgoing.state === "waiting";
+    return hasFailed ? markFailed(outgoing, why) : outgoing;
+  });
+  return { ...chat, outbox };
+}
+
+/** The person chose to send a stale message again. To the server it is a new message, so it gets a new key. */
+function renewOutgoing(chat: ChatState, key: string, newKey: string, now: number): ChatState {
+  const outbox = chat.outbox.map((outgoing) =>
+    outgoing.key === key ? { ...markWaiting(outgoing), key: newKey, at: now } : outgoing,
+  );
+  return { ...chat, outbox };
 }
 
 // ---------------------------------------------------------------------------------------------------------
-// Words: what a person reads, from what the state holds. Pure as well.
+// Texts. Every word that a person can read is in this one table; index.html refers to its keys with `data-text`,
+// `data-label` and `data-placeholder`. The table only describes: no code decides anything by comparing a text.
+// Values are flat so that the table can become one JSON file per language. A value with plural forms is an object
+// whose keys are the categories of `Intl.PluralRules`, chosen by the placeholder {count}.
 
-/** One item of the log, as it is drawn. */
+export const TEXT = {
+  "app.name": "Watch Party",
+  "tab.named": "{name} · Watch Party",
+  "tab.unread": "({count}) {title}",
+  "tab.join": "Join",
+  "tab.ended": "Ended",
+
+  "action.cancel": "Cancel",
+  "action.close": "Close",
+  "action.copy": "Copy",
+
+  "home.text": "A chat for up to six people. Nothing is saved; when it ends, it's gone.",
+  "home.start": "Start a chat",
+  "home.chats": "Your chats",
+  "join.title": "Join the chat",
+  "join.loading": "Checking who is here…",
+  "join.members": { one: "{names} is in this chat.", other: "{names} are in this chat." },
+  "join.room": { one: "There is room for one more.", other: "There is room for {count} more." },
+  "join.submit": "Join",
+  "name.label": "Your name",
+  "name.missing": "Please enter a name, so the others know who is writing.",
+  "name.long": "Please shorten the name to {max} characters.",
+  "name.taken":
+    "The name {name} is already taken. Is that you, in another browser? Ask {person} to remove the old seat.",
+  "name.takenBy": "the person who started the chat",
+
+  "notice.noPage": "There is nothing at this address.",
+  "notice.needsInvite": "You're not in this chat. Ask someone in the chat for the link.",
+  "notice.left": "You left the chat.",
+  "notice.ended": "You ended the chat.",
+  "invite.chatFull":
+    "That chat is full: six people are in it. Is one of them you, in another browser? Ask the person who started it to remove the old seat.",
+  "invite.chatEnded": "That chat has ended.",
+  "invite.replaced": "That link has been replaced. Ask the sender for the new one.",
+  "invite.expired": "That invitation has expired. Ask the sender for a new one.",
+  "invite.invalid":
+    "That link doesn't work. Part of it may be missing, or the host was restarted. Ask the sender for a new one.",
+
+  "ended.removed": "You are no longer in this chat.",
+  "ended.chat": "This chat has ended.",
+  "ended.time": "Time's up: six hours are over.",
+  "ended.restarted": "The host was restarted, so this chat is gone.",
+  "ended.text": "Nothing was saved.",
+  "ended.unsent": "Your unsent text",
+  "ended.home": "Back to the start",
+
+  "error.unreachable": "The host can't be reached. Are you on the same Wi-Fi?",
+  "error.internal": "Something went wrong on the host. Please try again.",
+  "error.rateLimited": "That was too fast. Please wait a moment and try again.",
+  "error.serverFull": "This host has no room for another chat right now. Please try again in a minute.",
+  "error.stopping": "The host is shutting down.",
+  "error.name": "This name can't be used. Please choose another one.",
+  "error.message": "This message can't be sent. Please change it and try again.",
+  "error.creatorOnly": "Only the person who started the chat can do this.",
+
+  "chat.new": "New chat, {time}",
+  "chat.home": "Home, all your chats",
+  "chat.people": "People: {count} of {max} here",
+  "chat.empty": "No messages yet. Say hello!",
+  "chat.offline": "Connection lost. Trying again…",
+  "chat.unsaved": "This browser saves nothing (private window?). If you close this tab, you lose your seat.",
+  "chat.closing": "This chat closes for you in {time}.",
+  "chat.continue": "Continue in a new chat",
+  "chat.continueHere": "Let's continue here: {link}",
+  "log.label": "Messages",
+  "log.gap": "Older messages are gone",
+  "log.joined": "{name} joined",
+  "log.left": "{name} left",
+  "log.below": { one: "{count} new message ↓", other: "{count} new messages ↓" },
+
+  "message.label": "Message",
+  "message.send": "Send",
+  "message.you": "You",
+  "message.sending": "Sending…",
+  "message.failed": "Not sent.",
+  "message.stale": "This may already have been sent.",
+  "message.retry": "Retry",
+  "message.resend": "Send again?",
+  "message.delete": "Delete",
+  "message.charactersLeft": { one: "{count} left", other: "{count} left" },
+  "message.charactersOver": { one: "{count} too many", other: "{count} too many" },
+  "message.bytesOver": { one: "{count} byte too many", other: "{count} bytes too many" },
+
+  "invite.open": "Invite",
+  "invite.title": "Invite people",
+  "invite.seatsFree": {
+    one: "Let one more person scan this, or send them the link.",
+    other: "Let up to {count} people scan this, or send them the link.",
+  },
+  "invite.seatsFull": "All seats are taken. The link works again once one is free.",
+  "invite.count": "{count} of {max} in the chat",
+  "invite.link": "Invitation link",
+  "invite.replace": "Make a new link",
+  "invite.replacedNow": "This is a new link. The old one no longer works.",
+  "invite.askCreator": "To invite someone, ask {name} for the link.",
+  "invite.creatorLeft": "The person who started this chat has left, so no one can invite people now.",
+  "invite.code": "Show the QR code full screen",
+  "invite.codeTitle": "QR code of the invitation",
+  "copy.done": "Copied",
+  "copy.touch": "Hold the link to copy",
+  "copy.keys": "Press {keys}",
+
+  "people.title": "People",
+  "people.sound": "Sound for new messages",
+  "people.you": "{name} (you)",
+  "people.online": "online",
+  "people.away": "away",
+  "people.creator": "started this chat",
+  "people.remove": "Remove",
+  "people.removeNamed": "Remove {name}",
+  "people.leave": "Leave",
+  "people.end": "End chat",
+
+  "leave.title": "Leave this chat?",
+  "leave.text": "Your messages stay. To come back you need an invitation.",
+  "leave.creator": "No one can invite people after you leave.",
+  "end.title": "End this chat?",
+  "end.text": "The chat closes for everybody now, and its messages are gone.",
+  "remove.title": "Remove {name}?",
+  "remove.text": "Their seat becomes free and their messages stay. With the old link they could come back.",
+  "remove.revoke": "Also turn off the old invitation link",
+
+  "api.title": "Use the API",
+  "api.text": "Commands for this chat, ready to paste.",
+  "api.reference": "Full reference (openapi.json)",
+  "api.read": "Read",
+  "api.write": "Write as you. A bot should join and use its own seat.",
+  "api.join": "Join with a new seat and get its token",
+  "api.hello": "Hello from a terminal",
+  "api.show": "Show the token",
+  "api.hide": "Hide the token",
+
+  "time.left": "{time} left",
+  "time.moment": "less than a minute",
+  "time.minutes": "{minutes} min",
+  "time.hours": "{hours} h {minutes} min",
+} as const satisfies Readonly<Record<string, string | Plural>>;
+
+type Plural = Readonly<Partial<Record<Intl.LDMLPluralRule, string>> & { other: string }>;
+export type TextKey = keyof typeof TEXT;
+
+/** The names of the placeholders in a text, taken from the text itself: "Ask {name}" gives "name". */
+type Names<T extends string> = T extends `${string}{${infer Name}}${infer Rest}` ? Name | Names<Rest> : never;
+/** Plural forms also need {count}, to choose one of them. */
+type Placeholder<T extends string | Plural> = T extends string ? Names<T> : T extends Plural ? PluralNames<T> : never;
+type PluralNames<T extends Plural> = "count" | Names<T["other"]>;
+
+type Values<K extends TextKey> = Readonly<Record<Placeholder<(typeof TEXT)[K]>, string | number>>;
+
+/** The keys of texts without placeholders. */
+type PlainKey = { [K in TextKey]: [Placeholder<(typeof TEXT)[K]>] extends [never] ? K : never }[TextKey];
+
+/** British, which writes no comma before the "and" of "Ana, Jonas and Mia". */
+const LANGUAGE = "en-GB";
+const PLURALS = new Intl.PluralRules(LANGUAGE);
+
+/**
+ * Returns the text for a key with its placeholders filled in. The type checker knows the placeholders of each text, so
+ * a missing or misspelled one is an error there.
+ */
+export function getText(key: PlainKey): string;
+export function getText<K extends TextKey>(key: K, values: Values<K>): string;
+export function getText(key: TextKey, values: Readonly<Record<string, string | number>> = {}): string {
+  // One pass, and a function as the replacement: a name such as "{time}" or "$&" must stay as it is.
+  const template = getTemplate(key, Number(values["count"]));
+  return template.replace(/\{(\w+)\}/g, (_, name: string) => String(values[name]));
+}
+
+/** Returns a text with its placeholders still in it, in the plural form for `count`. */
+function getTemplate(key: TextKey, count: number): string {
+  const entry: string | Plural = TEXT[key];
+  if (typeof entry === "string") return entry;
+  return entry[PLURALS.select(count)] ?? entry.other;
+}
+
+/** Checks a key from index.html, which the compiler does not see. A test makes sure that all of them exist. */
+function isTextKey(key: string | undefined): key is TextKey {
+  return key !== undefined && Object.hasOwn(TEXT, key);
+}
+
+/** An error code of the API, or "unreachable" if the server did not answer. */
+type Code = ErrorCode | "unreachable";
+
+/** The sentences for errors that can reach the screen. Other codes fall back to the server's own sentence. */
+const ERROR_TEXTS: Partial<Record<Code, PlainKey>> = {
+  unreachable: "error.unreachable",
+  internal: "error.internal",
+  timeout: "error.unreachable",
+  rate_limited: "error.rateLimited",
+  server_full: "error.serverFull",
+  stopping: "error.stopping",
+  invalid_username: "error.name",
+  invalid_text: "error.message",
+  too_large: "error.message",
+  not_creator: "error.creatorOnly",
+};
+
+/** Why a session ended. Whether it ended is decided by `endsSession`, not by this table. */
+const SESSION_END_TEXTS: Partial<Record<Code, PlainKey>> = {
+  revoked_token: "ended.removed",
+  chat_not_found: "ended.chat",
+  expired_token: "ended.time",
+  invalid_token: "ended.restarted",
+};
+
+/** Why an invitation cannot be used. Whether it can is decided by `endsInvite`. */
+const INVITE_END_TEXTS: Partial<Record<Code, PlainKey>> = {
+  chat_full: "invite.chatFull",
+  chat_not_found: "invite.chatEnded",
+  revoked_token: "invite.replaced",
+  expired_token: "invite.expired",
+  invalid_token: "invite.invalid",
+};
+
+/** Returns the sentence for a failed request: from `texts`, else from ERROR_TEXTS, else the server's own. */
+export function describeFailure({ code, message }: Pick<Failure, "code" | "message">, texts = ERROR_TEXTS): string {
+  const key = texts[code] ?? ERROR_TEXTS[code];
+  return key ? getText(key) : message;
+}
+
+// ---------------------------------------------------------------------------------------------------------
+// Views. These functions compute what a screen shows from a state: the rows of the log, names, times, lengths. They
+// are pure, so that the tests can read a screen without a browser. Nothing here knows about elements.
+
+/** One item of the log. `key` identifies its element, so that an unchanged row is not drawn again. */
 export type Row = GapRow | LineRow | MessageRow;
 
 interface GapRow {
@@ -440,70 +822,73 @@ interface LineRow {
   kind: "line";
   key: string;
   name: string;
-  verb: SystemLine["verb"];
+  change: SystemLine["change"];
 }
 
 export interface MessageRow {
   kind: "message";
   key: string;
-  /** The server's id; Infinity for what it has not confirmed. */
+  /** The server's id; Infinity for a message it has not confirmed, which sorts such messages last. */
   id: number;
   author: string;
   name: string;
-  own: boolean;
+  isOwn: boolean;
   hue: number;
-  /** The first of its group, whose name and time are to be seen. */
-  first: boolean;
+  /** The first message of a group shows the name and time of all. */
+  isFirst: boolean;
   text: string;
   at: string;
-  status: "" | "sending" | "failed" | "stale";
+  status: "sent" | "sending" | "failed" | "stale";
   why: string;
 }
 
-/** The log: never more than 30 messages, those on their way among them. `now` in ms since 1970. */
-export function logRows(live: Live, now: number): Row[] {
-  const confirmed = live.messages.map((message) => messageRow(live, message));
-  const unconfirmed = live.outbox.map((one) => outgoingRow(live, one, now));
-  const shown = [...confirmed, ...unconfirmed].slice(-KEPT_MESSAGES);
+/** Returns the rows of the log: at most 30 messages, unsent ones included. `now` is in ms since 1970. */
+export function logRows(chat: ChatState, now: number): Row[] {
+  const confirmed = chat.messages.map((message) => messageRow(chat, message));
+  const unconfirmed = chat.outbox.map((outgoing) => outgoingRow(chat, outgoing, now));
   const rows: Row[] = [];
-  let lines = live.lines;
-  for (const message of shown) {
-    rows.push(...lines.filter((one) => one.after < message.id).map(lineRow));
-    lines = lines.filter((one) => one.after >= message.id);
-    if (message.id === live.gapBefore) rows.push({ kind: "gap", key: "gap" });
+  let lines = chat.lines;
+  for (const message of [...confirmed, ...unconfirmed].slice(-KEPT_MESSAGES)) {
+    rows.push(...lines.filter((line) => line.after < message.id).map(lineRow));
+    lines = lines.filter((line) => line.after >= message.id);
+    if (message.id === chat.gapBefore) rows.push({ kind: "gap", key: "gap" });
     rows.push(message);
   }
-  rows.push(...lines.map(lineRow));
-  return markGroups(rows);
+  return markGroups([...rows, ...lines.map(lineRow)]);
 }
 
-function lineRow({ key, name, verb }: SystemLine): LineRow {
-  return { kind: "line", key, name, verb };
+// The rows below become JSON when they are drawn, so they hold plain values only.
+
+function lineRow({ key, name, change }: SystemLine): LineRow {
+  return { kind: "line", key, name, change };
 }
 
-function messageRow(live: Live, message: LogMessage): MessageRow {
+function messageRow(chat: ChatState, message: LogMessage): MessageRow {
   return {
     kind: "message",
+    // With the key it was sent with, the row keeps its element, and its place on the screen, when it is confirmed.
     key: message.key ?? `message ${message.id}`,
     id: message.id,
     author: message.member_id,
     name: message.username,
-    own: message.member_id === live.session.member_id,
-    hue: live.hues[message.member_id] ?? naturalHue(message.member_id),
-    first: true,
+    // By id rather than by name: a name can be taken again after its owner has left.
+    isOwn: message.member_id === chat.session.member_id,
+    hue: chat.hues[message.member_id] ?? preferredHue(message.member_id),
+    isFirst: true,
     text: message.text,
     at: message.sent_at,
-    status: "",
+    status: "sent",
     why: "",
   };
 }
 
-function outgoingRow(live: Live, one: Outgoing, now: number): MessageRow {
-  const { member_id, username } = live.session;
-  const sent_at = new Date(one.at).toISOString();
-  const row = messageRow(live, { id: Infinity, member_id, username, text: one.text, sent_at, key: one.key });
-  const status = one.state === "waiting" ? "sending" : isStale(one, now) ? "stale" : "failed";
-  return { ...row, status, why: one.why };
+function outgoingRow(chat: ChatState, outgoing: Outgoing, now: number): MessageRow {
+  const { member_id, username } = chat.session;
+  const { key, text } = outgoing;
+  const sent_at = new Date(outgoing.at).toISOString();
+  const row = messageRow(chat, { id: Infinity, member_id, username, text, sent_at, key });
+  if (outgoing.state === "waiting") return { ...row, status: "sending" };
+  return { ...row, status: isStale(outgoing, now) ? "stale" : "failed", why: outgoing.why };
 }
 
 /** A group is one author within five minutes of the group's first message, with nothing in between. */
@@ -511,7 +896,8 @@ function markGroups(rows: readonly Row[]): Row[] {
   let head: Row | undefined;
   return rows.map((row) => {
     if (row.kind === "message" && head?.kind === "message" && head.author === row.author) {
-      if (Date.parse(row.at) - Date.parse(head.at) < GROUP_MS) return { ...row, first: false };
+      // Measured from the first message: otherwise a steady writer would show one time for a whole hour.
+      if (Date.parse(row.at) - Date.parse(head.at) < GROUP_MS) return { ...row, isFirst: false };
     }
     head = row;
     return row;
@@ -519,97 +905,106 @@ function markGroups(rows: readonly Row[]): Row[] {
 }
 
 /**
- * A chat's name: its other members ("Jonas, Ana +2"); alone, "New chat, 14:05" by when this seat was taken,
- * six hours before `expiresAt` (ms since 1970).
+ * Names a chat by its other members ("Jonas, Ana +2"). A chat without others is "New chat, 14:05", the time at which
+ * the seat was taken: six hours before `expiresAt` (ms since 1970).
  */
 export function chatTitle(members: readonly MemberView[], expiresAt: number): string {
-  const names = members.filter((member) => !member.you).map((member) => isolate(member.username));
-  if (names.length === 0) return `New chat, ${clockTime(new Date(expiresAt - SESSION_MS))}`;
+  const names = members.filter((member) => !member.you).map((member) => isolateName(member.username));
+  if (names.length === 0) return getText("chat.new", { time: formatTime(new Date(expiresAt - SESSION_MS)) });
   const more = names.length > 2 ? ` +${names.length - 2}` : "";
   return names.slice(0, 2).join(", ") + more;
 }
 
-/** A right-to-left name would turn the "+2" behind it around; isolating characters keep it to itself. */
-export function isolate(name: string): string {
+/**
+ * Wraps a right-to-left name in isolating characters (U+2068, U+2069). Without them, the name would reorder the
+ * neutral characters next to it: "+2" would become "2+".
+ */
+export function isolateName(name: string): string {
   return /[\u0590-\u08ff\ufb1d-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u.test(name)
     ? `\u2068${name}\u2069`
     : name;
 }
 
-/** "Ana, Jonas and Mia": British, which puts no comma before the "and". */
+/** "Ana", "Ana and Jonas", "Ana, Jonas and Mia". */
 function listNames(names: readonly string[]): string {
-  return new Intl.ListFormat("en-GB").format(names.map(isolate));
+  return new Intl.ListFormat(LANGUAGE).format(names.map(isolateName));
 }
 
-/** Made once: a formatter costs more than all that it formats on a screen. */
+/** Created once: a formatter costs more than everything that it formats on one screen. */
 const SHORT_TIME = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
 const FULL_TIME = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
 const SEGMENTER = new Intl.Segmenter();
 
-function clockTime(date: Date): string {
+/** The hour and minute as this browser's language writes them: "14:05" or "2:05 PM". */
+function formatTime(date: Date): string {
   return SHORT_TIME.format(date);
 }
 
-/** What is left of `ms` milliseconds, in words: "5 h 12 min". */
-export function timeLeft(ms: number): string {
+/** Returns a duration in words, rounded down to minutes: "5 h 12 min" for 18,770,000 ms. */
+export function formatDuration(ms: number): string {
   const minutes = Math.floor(ms / 60_000);
-  if (minutes < 1) return "less than a minute";
-  return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  if (minutes < 1) return getText("time.moment");
+  if (minutes < 60) return getText("time.minutes", { minutes });
+  return getText("time.hours", { hours: Math.floor(minutes / 60), minutes: minutes % 60 });
 }
 
-/** The visible characters of a text, as a person counts them. */
-function graphemes(text: string): string[] {
+/** Splits a text into graphemes: the characters as a person counts them, however many code points each has. */
+function splitGraphemes(text: string): string[] {
   return Array.from(SEGMENTER.segment(text), ({ segment }) => segment);
 }
 
-/** The one character that stands for a name. */
+/** Returns the letter or emoji that stands for a name in its seat. */
 export function initial(name: string): string {
-  return (graphemes(name)[0] ?? "").toLocaleUpperCase();
+  return (splitGraphemes(name)[0] ?? "").toLocaleUpperCase();
 }
 
-/** What the counter says: "" while there is room, else "40 left", "3 too many"; and whether it is too long. */
-export function lengthNote(text: string): { note: string; over: boolean } {
-  // Short texts are not counted at all: it would be work at every key.
-  if (text.length < TEXT_GRAPHEMES - 100) return { note: "", over: false };
-  const left = TEXT_GRAPHEMES - graphemes(text.trim()).length;
-  const bytesLeft = TEXT_BYTES - new TextEncoder().encode(text.trim()).length;
-  if (left < 0) return { note: `${-left} too many`, over: true };
-  if (bytesLeft < 0) return { note: `${-bytesLeft} bytes too many`, over: true };
-  return { note: left <= 100 ? `${left} left` : "", over: false };
+/** Returns the counter's text ("40 left", "3 too many"; empty while there is room) and whether the text is too long. */
+export function measureLength(text: string): { note: string; isOver: boolean } {
+  // Counting graphemes at every keystroke is slow on phones, and a text this short cannot be near the limit.
+  if (text.length < MESSAGE_GRAPHEMES - COUNTER_GRAPHEMES) return { note: "", isOver: false };
+  const left = MESSAGE_GRAPHEMES - splitGraphemes(text.trim()).length;
+  const bytesLeft = MESSAGE_BYTES - new TextEncoder().encode(text.trim()).length;
+  if (left < 0) return { note: getText("message.charactersOver", { count: -left }), isOver: true };
+  if (bytesLeft < 0) return { note: getText("message.bytesOver", { count: -bytesLeft }), isOver: true };
+  return { note: left <= COUNTER_GRAPHEMES ? getText("message.charactersLeft", { count: left }) : "", isOver: false };
 }
 
-/** Why this can be nobody's name, in a sentence; "" if it can. The server looks more closely. */
-export function nameError(name: string): string {
-  const length = graphemes(name.trim()).length;
-  if (length === 0) return "Please enter a name, so that the others know who is writing.";
-  return length > NAME_GRAPHEMES ? `Please shorten the name: ${NAME_GRAPHEMES} characters at most.` : "";
-}
-
-const TONE = "[\\u{1f3fb}-\\u{1f3ff}]";
-const SIGN = `(?!\\p{RI})(?:\\p{Emoji_Presentation}|\\p{Extended_Pictographic}(?=[\\ufe0f\\u200d]|${TONE}))\\ufe0f?${TONE}?`;
-const JOINED = `(?:\\u200d\\p{Extended_Pictographic}\\ufe0f?${TONE}?)*`;
 /**
- * One emoji by the grammar of UTS #51: a flag of two letters, a keycap, or a sign with its skin tone, what is
- * joined to it, and the tags of a flag. `\p{RGI_Emoji}` says it in a word, but blocks Chromium for 35 ms at its
- * first use, which a phone feels.
+ * Returns what is wrong with a name, or "" if nothing obvious is. The server has stricter rules, about invisible
+ * characters for example. They are not repeated here: a rule in two places is soon two rules.
  */
-const EMOJI = `(?:\\p{RI}{2}|[#*\\d]\\ufe0f\\u20e3|${SIGN}${JOINED}(?:[\\u{e0020}-\\u{e007e}]+\\u{e007f})?)`;
-const EMOJI_ONLY = new RegExp(`^(?:${EMOJI}\\s*){1,3}$`, "u");
-
-/** One to three emoji and nothing else, to be shown large. */
-export function isEmojiOnly(text: string): boolean {
-  return text.length < 100 && EMOJI_ONLY.test(text);
+export function checkName(name: string): string {
+  const length = splitGraphemes(name.trim()).length;
+  if (length === 0) return getText("name.missing");
+  return length > NAME_GRAPHEMES ? getText("name.long", { max: NAME_GRAPHEMES }) : "";
 }
 
 /**
- * A text cut into plain parts and links. Only http and https become links, without the punctuation behind
- * them, and never with invisible direction marks, which could make an address look like another.
+ * Matches a grapheme that is drawn as an emoji: a flag, a keycap, a sign that is an emoji by default, or one that
+ * becomes an emoji through what follows it (a variation selector, a skin tone or a joiner). `\p{RGI_Emoji}` says
+ * the same in one word, but its first use blocks Chromium for 35 ms, which is noticeable on a phone.
+ */
+const EMOJI =
+  /^(?:\p{RI}{2}|[#*\d]\ufe0f\u20e3|(?!\p{RI})\p{Emoji_Presentation}|\p{ExtPict}(?:\p{EMod}|\ufe0f|\u200d))/u;
+
+/** True for one to three emoji and nothing else. Such a message is shown large. */
+export function isEmojiOnly(text: string): boolean {
+  // Splitting is slow, and three emoji are never this long.
+  if (text.length >= 100) return false;
+  const characters = splitGraphemes(text).filter((character) => character.trim() !== "");
+  return characters.length > 0 && characters.length <= 3 && characters.every((character) => EMOJI.test(character));
+}
+
+/**
+ * Splits a text into plain parts and links. Only http and https become links. A link never contains the punctuation
+ * that follows it, nor invisible direction marks, which could make one address look like another.
  */
 export function splitLinks(text: string): { text: string; href?: string }[] {
   const parts: { text: string; href?: string }[] = [];
   let end = 0;
   for (const match of text.matchAll(/\bhttps?:\/\/[^\s<>"\u200b-\u200f\u2028-\u202e\u2066-\u2069]+/giu)) {
-    const address = withoutTail(match[0]);
+    const address = trimPunctuation(match[0]);
+    // "http://" alone matches the pattern but leads nowhere.
     if (!URL.canParse(address)) continue;
     if (match.index > end) parts.push({ text: text.slice(end, match.index) });
     parts.push({ text: address, href: new URL(address).href });
@@ -619,103 +1014,95 @@ export function splitLinks(text: string): { text: string; href?: string }[] {
   return parts;
 }
 
-/** Punctuation behind an address belongs to the sentence; a bracket does unless it was opened within. */
-function withoutTail(address: string): string {
-  const tail = /[.,;:!?'"*_~»”’…。，、！？)\]}]$/u.exec(address);
-  if (!tail) return address;
-  const opening = { ")": "(", "]": "[", "}": "{" }[tail[0]];
-  if (opening && address.split(opening).length >= address.split(tail[0]).length) return address;
-  return withoutTail(address.slice(0, -1));
+/**
+ * Removes the punctuation at the end of an address, which belongs to the sentence around it. A closing bracket stays
+ * if the address has its opening bracket: "(see https://a.example/x_(y))" links to "https://a.example/x_(y)".
+ */
+function trimPunctuation(address: string): string {
+  const last = /[.,;:!?'"*_~»”’…。，、！？)\]}]$/u.exec(address)?.[0];
+  if (last === undefined) return address;
+  const opening = { ")": "(", "]": "[", "}": "{" }[last];
+  if (opening && address.split(opening).length >= address.split(last).length) return address;
+  return trimPunctuation(address.slice(0, -1));
 }
 
 /**
- * How long to wait after the nth failure in a row, in ms: full jitter, so that six browsers do not come back
- * in step. `random` gives 0 to 1.
+ * Returns the pause after `failures` failed polls in a row, in ms. The pause is random between zero and a limit that
+ * doubles (full jitter), so that six browsers do not return in step after a restart. `random` returns 0 to 1.
  */
 export function backoff(failures: number, random: () => number = Math.random): number {
   return random() * Math.min(15_000, 500 * 2 ** failures);
 }
 
-const ASK_AGAIN = "Ask whoever sent it for a new one.";
-const OLD_SEAT = "Is one of them you, in another browser? Ask whoever started it to remove the old seat.";
-
-/** Why one is no longer in a chat that one was in. */
-const ENDS: Partial<Record<Code, string>> = {
-  revoked_token: "You are no longer in this chat",
-  chat_not_found: "This chat has ended",
-  expired_token: "Six hours are over",
-  invalid_token: "The host has restarted, this chat is gone",
-};
-
-/** Why an invitation leads nowhere. */
-const REFUSALS: Partial<Record<Code, string>> = {
-  chat_full: `That chat is full: six people are in it. ${OLD_SEAT}`,
-  chat_not_found: "That chat has ended.",
-  revoked_token: `That invitation was withdrawn. ${ASK_AGAIN}`,
-  expired_token: `That invitation has run out. ${ASK_AGAIN}`,
-  invalid_token: `That link does not work: a part of it is missing, or the host has restarted. ${ASK_AGAIN}`,
-};
-
-const NOT_REACHED = "The host cannot be reached. Are you on the same Wi-Fi?";
-const NEEDS_LINK = "You are not in that chat. To get in, ask somebody who is for the link.";
-const NO_SUCH_PAGE = "There is nothing at that address.";
-
-function bearer(token: string): string {
-  return `-H "Authorization: Bearer ${token}"`;
+/** One command of the API panel. */
+interface CommandRow {
+  key: string;
+  label: string;
+  command: string;
 }
 
-/** Lines for a terminal. Double quotes only, so that sh, cmd and PowerShell take them alike. */
-export function apiLines(url: string, token: string, invite: string, windows: boolean): [string, string][] {
-  // In Windows PowerShell plain `curl` is another program.
-  const curl = windows ? "curl.exe" : "curl";
+/**
+ * Returns the commands of the API panel for a chat at `url`. They use double quotes only, so that they work in sh,
+ * cmd and PowerShell alike.
+ */
+export function commandRows(url: string, token: string, inviteToken: string, isWindows: boolean): CommandRow[] {
+  // In Windows PowerShell, `curl` is an alias for another program.
+  const curl = isWindows ? "curl.exe" : "curl";
+  const seat = `-H "Authorization: Bearer ${token}"`;
+  const invite = `-H "Authorization: Bearer ${inviteToken}"`;
+  const hello = `-H "Content-Type: text/plain" -d "${getText("api.hello")}"`;
   return [
-    ["Read", `${curl} ${bearer(token)} "${url}?since=0"`],
-    [
-      "Write. This writes as you; a bot should join with a seat of its own.",
-      `${curl} ${bearer(token)} -H "Content-Type: text/plain" -d "Hello from a terminal" "${url}"`,
-    ],
-    ["Join with a seat of its own, and get its token", `${curl} -X POST ${bearer(invite)} "${url}/join"`],
+    { key: "read", label: getText("api.read"), command: `${curl} ${seat} "${url}?since=0"` },
+    { key: "write", label: getText("api.write"), command: `${curl} ${seat} ${hello} "${url}"` },
+    { key: "join", label: getText("api.join"), command: `${curl} -X POST ${invite} "${url}/join"` },
   ];
 }
 
 // ---------------------------------------------------------------------------------------------------------
-// What the browser keeps. Storage may be full or forbidden: then this tab goes on from memory, and says that
-// it must not be closed. What another version has written is as good as nothing.
+// Storage. Seats, unsent messages, drafts and the name survive a reload. A browser may forbid storage or run out of
+// it; the tab then works from memory and warns that closing it loses the seat. Stored values may come from another
+// version of this page, so each one is checked before use. Nothing here touches the screen.
 
 const PREFIX = "watch-party ";
+/**
+ * localStorage is shared by all tabs of the browser. sessionStorage belongs to one tab and ends with it, which suits
+ * what must not outlive the tab: invitations, and keys of requests whose answers are still missing.
+ */
 type Area = "localStorage" | "sessionStorage";
 
-/** What the browser would not take. (No key is used in both areas.) */
+/** Values that the browser refused to store. No key is used in both areas, so one map is enough. */
 const memory = new Map<string, string>();
-let isForgetful = false;
+/** True once the browser has refused to store something. */
+let isUnsaved = false;
 
-function stored(key: string, area: Area = "localStorage"): string | null {
+function loadItem(key: string, area: Area = "localStorage"): string | null {
   try {
     return memory.get(key) ?? window[area].getItem(PREFIX + key);
   } catch {
+    // Reading `window.localStorage` itself throws if storage is forbidden.
     return null;
   }
 }
 
-/** Keeps a value; null forgets it. */
-function store(key: string, value: string | null, area: Area = "localStorage"): void {
+/** Stores a value; null removes it. */
+function saveItem(key: string, value: string | null, area: Area = "localStorage"): void {
   memory.delete(key);
   try {
     if (value === null) window[area].removeItem(PREFIX + key);
     else window[area].setItem(PREFIX + key, value);
   } catch {
-    isForgetful = true;
+    isUnsaved = true;
     if (value !== null) memory.set(key, value);
   }
 }
 
-/** All that is kept under keys that begin so. */
-function storedUnder<T>(head: string, isGood: (value: unknown) => value is T): T[] {
-  const keys = new Set([...keptKeys(), ...memory.keys()].filter((key) => key.startsWith(head)));
-  return Array.from(keys, (key) => parsed(stored(key))).filter(isGood);
+/** Returns all valid values whose keys begin with `prefix`, from the browser's storage and from memory. */
+function loadItems<T>(prefix: string, isValid: (value: unknown) => value is T): T[] {
+  const keys = new Set([...listKeys(), ...memory.keys()].filter((key) => key.startsWith(prefix)));
+  return Array.from(keys, (key) => parseJson(loadItem(key))).filter(isValid);
 }
 
-function keptKeys(): string[] {
+function listKeys(): string[] {
   try {
     const keys = Object.keys(localStorage).filter((key) => key.startsWith(PREFIX));
     return keys.map((key) => key.slice(PREFIX.length));
@@ -724,7 +1111,8 @@ function keptKeys(): string[] {
   }
 }
 
-function parsed(json: string | null): unknown {
+/** Returns the parsed value, or null if the text is missing or not JSON. */
+function parseJson(json: string | null): unknown {
   try {
     return JSON.parse(json ?? "null");
   } catch {
@@ -736,61 +1124,75 @@ function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null;
 }
 
-function hasTexts(value: unknown, ...names: string[]): value is Record<string, unknown> {
+function hasStrings(value: unknown, ...names: string[]): value is Record<string, unknown> {
   return isRecord(value) && names.every((name) => typeof value[name] === "string");
 }
 
+// These checks cover the fields that the page cannot work without. A value of another shape is ignored, so that a
+// new version of the page never fails on what an old one has stored.
+
 function isSavedChat(value: unknown): value is SavedChat {
-  const parts = ["chat_id", "session_token", "member_id", "username", "expires_at"];
-  return hasTexts(value, "title") && hasTexts(value["session"], ...parts);
+  const names = ["chat_id", "session_token", "member_id", "username", "expires_at"];
+  return hasStrings(value, "title") && hasStrings(value["session"], ...names);
 }
 
 function isOutgoing(value: unknown): value is Outgoing {
-  return hasTexts(value, "key", "text", "state", "why") && typeof value["at"] === "number";
+  return hasStrings(value, "key", "text", "state", "why") && typeof value["at"] === "number";
 }
 
-function savedChats(): SavedChat[] {
-  const chats = storedUnder("chat ", isSavedChat);
+/** Returns all chats with a seat in this browser, the newest first: the later a seat expires, the newer it is. */
+function loadChats(): SavedChat[] {
+  const chats = loadItems("chat ", isSavedChat);
   return chats.toSorted((a, b) => b.session.expires_at.localeCompare(a.session.expires_at));
 }
 
-function savedChat(chatId: string): SavedChat | undefined {
-  const chat = parsed(stored(`chat ${chatId}`));
+function loadChat(chatId: string): SavedChat | undefined {
+  const chat = parseJson(loadItem(chatKey(chatId)));
   return isSavedChat(chat) ? chat : undefined;
 }
 
-function savedOutbox(chatId: string): Outgoing[] {
-  return storedUnder(`unsent ${chatId} `, isOutgoing).toSorted((a, b) => a.at - b.at);
+function loadOutbox(chatId: string): Outgoing[] {
+  return loadItems(outgoingKey(chatId, ""), isOutgoing).toSorted((a, b) => a.at - b.at);
 }
 
-function saveChat(chat: SavedChat): void {
-  store(`chat ${chat.session.chat_id}`, JSON.stringify(chat));
+// The keys of storage, in one place, so that what one function saves another one finds.
+const chatKey = (chatId: string) => `chat ${chatId}`;
+const draftKey = (chatId: string) => `draft ${chatId}`;
+const outgoingKey = (chatId: string, key: string) => `unsent ${chatId} ${key}`;
+/** An invitation is kept per tab until its seat is taken, so that a reload of the join screen does not lose it. */
+const inviteKey = (chatId: string) => `invite ${chatId}`;
+
+function saveChat({ session, title, isInviting }: SavedChat): void {
+  saveItem(chatKey(session.chat_id), JSON.stringify({ session, title, isInviting }));
 }
 
-/** The session, the draft and what was unsent go; an invitation, which may lead back in, does not. */
+/** Removes everything about a chat, except an invitation, which may lead back into it. */
 function forgetChat(chatId: string): void {
-  for (const one of savedOutbox(chatId)) store(`unsent ${chatId} ${one.key}`, null);
-  store(`draft ${chatId}`, null);
-  store(`chat ${chatId}`, null);
+  for (const { key } of loadOutbox(chatId)) saveItem(outgoingKey(chatId, key), null);
+  saveItem(draftKey(chatId), null);
+  saveItem(chatKey(chatId), null);
 }
 
-/** After each change of state: what has to survive a reload. Each message has a place of its own, so that
- *  two tabs on one chat do not overwrite each other's. */
-function keep(before: State, after: State): void {
-  const was = before.at === "live" ? before : undefined;
-  const chatId = after.at === "live" ? after.session.chat_id : undefined;
-  const same = was && was.session.chat_id === chatId;
-  if (was && !same) leaveScreen();
-  if (after.at !== "live" || !chatId) return;
-  if (!same || was.title !== after.title || was.inviting !== after.inviting) saveChat(after);
-  if (same && was.outbox === after.outbox) return;
-  const kept = new Set(after.outbox.map((one) => one.key));
-  const gone = same ? was.outbox.filter((one) => !kept.has(one.key)) : [];
-  for (const one of gone) store(`unsent ${chatId} ${one.key}`, null);
-  for (const one of after.outbox) store(`unsent ${chatId} ${one.key}`, JSON.stringify(one));
+/** Stores what changed between two states and has to survive a reload. Does nothing else. */
+function saveChanges(before: State, after: State): void {
+  if (after.screen !== "chat") return;
+  const previous = before.screen === "chat" && isSameChat(before, after) ? before : undefined;
+  if (previous?.title !== after.title || previous.isInviting !== after.isInviting) saveChat(after);
+  if (previous?.outbox !== after.outbox) saveOutbox(after.session.chat_id, previous?.outbox ?? [], after.outbox);
 }
 
-/** 22 characters of base64url: 132 random bits. (`crypto.randomUUID` does not exist on plain http.) */
+/** Each message has its own key, so that two tabs on the same chat do not overwrite each other's messages. */
+function saveOutbox(chatId: string, before: readonly Outgoing[], after: readonly Outgoing[]): void {
+  const kept = new Set(after.map(({ key }) => key));
+  for (const { key } of before) if (!kept.has(key)) saveItem(outgoingKey(chatId, key), null);
+  for (const outgoing of after) saveItem(outgoingKey(chatId, outgoing.key), JSON.stringify(outgoing));
+}
+
+function isSameChat(a: ChatState, b: ChatState): boolean {
+  return a.session.chat_id === b.session.chat_id;
+}
+
+/** Returns 22 characters of base64url, 132 random bits. `crypto.randomUUID` does not exist on plain http. */
 function randomKey(): string {
   const bytes = crypto.getRandomValues(new Uint8Array(17));
   return btoa(String.fromCharCode(...bytes))
@@ -799,625 +1201,700 @@ function randomKey(): string {
     .slice(0, 22);
 }
 
-/** Names this browser to the server, so that a dozen tabs do not use up its six connections. */
+/** Returns a random id for this browser. The server uses it to limit how many polls all its tabs hold open. */
 function browserId(): string {
-  const id = stored("browser") ?? randomKey();
-  store("browser", id);
+  const id = loadItem("browser") ?? randomKey();
+  saveItem("browser", id);
   return id;
 }
 
 // ---------------------------------------------------------------------------------------------------------
-// The server. One wrapper; failures are values, so that nobody forgets them.
-
-/** The contract's code, or "unreachable" when no answer of the server's came. */
-type Code = ErrorCode | "unreachable";
+// Server. `api` is the only code that calls fetch. Failures are return values rather than exceptions, so that the
+// type checker reminds each caller of them. Short waits that the server asks for happen here, invisibly.
 
 interface Failure {
-  ok: false;
+  isOk: false;
   code: Code;
-  /** 0 when nothing came at all. */
+  /** The HTTP status; 0 if there was no answer at all. */
   status: number;
+  /** The server's own sentence, in English. */
   message: string;
-  /** Seconds; 0 when the answer did not say. */
+  /** In seconds; 0 if the server did not ask to wait. */
   retryAfter: number;
 }
 
-type Answer<T> = { ok: true; value: T } | Failure;
+type Answer<T> = { isOk: true; value: T } | Failure;
 
-interface Call {
+interface ApiOptions {
   token?: string;
   body?: Record<string, string>;
+  /** The Idempotency-Key: the server carries out repeated requests with the same key only once. */
   key?: string;
   signal?: AbortSignal;
-  /** A held poll: longer, and behind everything else a page loads. */
-  held?: boolean;
+  /** A poll that the server holds. It gets a longer timeout and loads behind everything else. */
+  isPoll?: boolean;
 }
 
-/** The server's clock minus this one's, in ms: a host without Internet may well be years off. */
+/** The server's clock minus this device's, in ms. A laptop without internet may be years off. */
 let clockOffset = 0;
 
 function serverNow(): number {
   return Date.now() + clockOffset;
 }
 
-/** Asks the server; where it says to come back in a few seconds, comes back. */
-async function api<T>(method: string, path: string, call: Call = {}): Promise<Answer<T>> {
+/** Sends a request. Waits and repeats it for as long as the server asks for a short wait. */
+async function api<T>(method: string, path: string, options: ApiOptions = {}): Promise<Answer<T>> {
   for (;;) {
-    const answer = await request<T>(method, path, call);
-    if (answer.ok || !answer.retryAfter || answer.retryAfter > PATIENCE_SECONDS) return answer;
-    await sleep(answer.retryAfter * 1000, call.signal);
-    if (call.signal?.aborted) return answer;
+    const answer = await request<T>(method, path, options);
+    if (answer.isOk || !answer.retryAfter || answer.retryAfter > MAX_SILENT_WAIT_SECONDS) return answer;
+    await sleep(answer.retryAfter * 1000, options.signal);
+    if (options.signal?.aborted) return answer;
   }
 }
 
-async function request<T>(method: string, path: string, call: Call): Promise<Answer<T>> {
+async function request<T>(method: string, path: string, options: ApiOptions): Promise<Answer<T>> {
+  const { token, key, body, signal, isPoll } = options;
   const headers = new Headers();
-  if (call.token) headers.set("Authorization", `Bearer ${call.token}`);
-  if (call.key) headers.set("Idempotency-Key", call.key);
-  const limit = AbortSignal.timeout(call.held ? POLL_LIMIT_MS : CALL_LIMIT_MS);
+  if (token) headers.set("Authorization", `Bearer ${token}`);
+  if (key) headers.set("Idempotency-Key", key);
+  const timeout = AbortSignal.timeout(isPoll ? POLL_TIMEOUT_MS : REQUEST_TIMEOUT_MS);
   try {
     const response = await fetch(path, {
       method,
       headers,
+      // Chromium's cache lets two identical requests wait for each other, such as the polls of two tabs on one chat.
       cache: "no-store",
-      priority: call.held ? "low" : "auto",
-      signal: call.signal ? AbortSignal.any([call.signal, limit]) : limit,
-      ...(call.body && { body: JSON.stringify(call.body) }),
+      priority: isPoll ? "low" : "auto",
+      signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
+      ...(body && { body: JSON.stringify(body) }),
     });
+    // Accurate to a second or two, which is enough for a countdown in minutes.
     const date = Date.parse(response.headers.get("Date") ?? "");
     if (date) clockOffset = date - Date.now();
-    const reply = parsed((await response.text()) || null);
+    const reply = parseJson((await response.text()) || null);
+    // Page and server are built together, so a successful answer is trusted to have its type.
     // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the edge: the server's own exported type
-    return response.ok ? { ok: true, value: reply as T } : failure(response, reply);
+    return response.ok ? { isOk: true, value: reply as T } : readFailure(response, reply);
   } catch {
-    return { ok: false, code: "unreachable", status: 0, message: NOT_REACHED, retryAfter: 0 };
+    // No network, a timeout, or an abort: the request may or may not have taken effect.
+    return { isOk: false, code: "unreachable", status: 0, message: "", retryAfter: 0 };
   }
 }
 
-function failure(response: Response, reply: unknown): Failure {
-  const { status } = response;
+/** A proxy or a hotel's Wi-Fi may answer instead of the server. That counts as no answer from it. */
+function readFailure(response: Response, reply: unknown): Failure {
+  const { error, message } = isErrorReply(reply) ? reply : { error: "unreachable" as const, message: "" };
   const retryAfter = Number(response.headers.get("Retry-After"));
-  // Something else than the server may answer, a proxy or a hotel's Wi-Fi: as good as no answer.
-  const { error, message } = isErrorReply(reply) ? reply : { error: "unreachable" as const, message: NOT_REACHED };
-  return { ok: false, code: error, status, message, retryAfter };
+  return { isOk: false, code: error, status: response.status, message, retryAfter };
 }
 
 function isErrorReply(reply: unknown): reply is ErrorReply {
-  return hasTexts(reply, "error", "message");
+  return hasStrings(reply, "error", "message");
+}
+
+/**
+ * True if no request with this session can succeed anymore. A session ends when its member leaves or is removed, when
+ * the chat ends, after six hours, or with a restart of the host, which then does not recognise its own tokens.
+ */
+export function endsSession(code: Code): boolean {
+  return SESSION_END_CODES.has(code);
+}
+
+const SESSION_END_CODES = new Set<Code>(["revoked_token", "chat_not_found", "expired_token", "invalid_token"]);
+
+/** True if this invitation cannot be used. A full chat may have room again later, but the person has to return then. */
+export function endsInvite(code: Code): boolean {
+  return code === "chat_full" || endsSession(code);
 }
 
 /** Resolves after `ms` milliseconds, or as soon as `signal` is aborted. */
 function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
-    // A listener added to an aborted signal would never be called.
+    // A listener that is added to an aborted signal is never called.
     if (signal?.aborted) return resolve();
-    const done = () => {
+    const finish = () => {
       clearTimeout(timer);
-      signal?.removeEventListener("abort", done);
+      signal?.removeEventListener("abort", finish);
       resolve();
     };
-    const timer = setTimeout(done, ms);
-    signal?.addEventListener("abort", done);
+    const timer = setTimeout(finish, ms);
+    signal?.addEventListener("abort", finish);
   });
 }
 
 // ---------------------------------------------------------------------------------------------------------
-// The state, and the one way to change it.
+// Dispatch. The current state and the only function that replaces it. Code that awaits something must check the
+// state again afterwards: the person may have left the chat, or opened another one, in the meantime.
 
-let state: State = { at: "home", notice: "", chats: [], fieldError: "", busy: false };
+let state: State = { screen: "home", notice: "", chats: [], fieldError: "", isBusy: false };
 
 function dispatch(event: StateEvent): void {
   const before = state;
   state = update(before, event);
   if (state === before) return;
-  keep(before, state);
+  saveChanges(before, state);
+  if (before.screen === "chat" && !isShowing(before.session.chat_id)) clearChat();
   render();
 }
 
-/** Whether the screen still shows this chat, to be asked after every wait. */
-function isOn(chatId: string): boolean {
-  return state.at === "live" && state.session.chat_id === chatId;
+/** True if this chat is on the screen. */
+function isShowing(chatId: string): boolean {
+  return state.screen === "chat" && state.session.chat_id === chatId;
 }
 
 // ---------------------------------------------------------------------------------------------------------
-// Listening: one loop, one AbortController. Whoever starts it anew aborts the one before.
+// Polling. One loop with one AbortController; starting a loop aborts the previous one, so there are never two. A
+// browser opens only six connections to a host. Tabs therefore tell the server whether they are visible: it holds at
+// most four polls per browser, lets visible tabs go first and asks hidden ones to return later. Polling stops while
+// the page is in the back-forward cache, because browsers do not keep pages there that have open requests.
 
 let polling: AbortController | undefined;
 
+/** Called when a chat opens and whenever the open poll may be dead or out of date: a new poll settles both. */
 function startPolling(): void {
   stopPolling();
-  if (state.at !== "live") return;
+  if (state.screen !== "chat") return;
   polling = new AbortController();
   void poll(state.session, polling.signal);
 }
 
-/** A deliberate end, no failure. */
+/** Ends the loop on purpose. This is not a lost connection, so nothing is reported. */
 function stopPolling(): void {
   polling?.abort();
 }
 
 async function poll(session: Session, signal: AbortSignal): Promise<void> {
-  while (state.at === "live" && !signal.aborted) {
-    // After a failure not held: otherwise "Connection lost" would stay until there is news.
+  while (state.screen === "chat" && !signal.aborted) {
+    // After a failure, ask for an immediate answer. A held poll would leave "Connection lost" on the screen until
+    // there is news.
     const wait = state.failures ? 0 : POLL_SECONDS;
-    const path = `/${session.chat_id}?since=${state.cursor}&wait=${wait}&browser=${browserId()}`;
     const visible = document.hidden ? "" : "&visible=1";
-    const answer = await api<PollReply>("GET", path + visible, {
-      token: session.session_token,
-      signal,
-      held: true,
-    });
+    const path = `/${session.chat_id}?since=${state.cursor}&wait=${wait}&browser=${browserId()}${visible}`;
+    const options = { token: session.session_token, signal, isPoll: true };
+    const answer = await api<PollReply>("GET", path, options);
     if (signal.aborted) return;
-    if (answer.ok) await receive(answer.value, signal);
-    else if (answer.code in ENDS) return endChat(answer.code);
-    else await endure(answer.retryAfter, signal);
+    if (answer.isOk) await receivePoll(answer.value, signal);
+    else if (endsSession(answer.code)) return endChat(answer);
+    else await retryLater(answer.retryAfter, signal);
   }
 }
 
-async function receive(reply: PollReply, signal: AbortSignal): Promise<void> {
-  const wasLoaded = state.at === "live" && state.loaded;
-  const wasLost = state.at === "live" && state.failures > 0;
-  dispatch({ type: "polled", reply, hidden: document.hidden, stuck: isNearEnd() });
-  if (wasLost) resend();
-  if (state.at === "live") {
-    store(inviteKey(state.session.chat_id), null, "sessionStorage");
+async function receivePoll(reply: PollReply, signal: AbortSignal): Promise<void> {
+  const before = state;
+  dispatch({ type: "polled", reply, isHidden: document.hidden, isAtEnd: isNearEnd() });
+  if (before.screen === "chat" && state.screen === "chat") {
+    // The poll proves that the network works, so unsent messages can go out.
+    if (before.failures > 0) retryOutgoing();
+    // The seat is good, so the invitation that led here is no longer needed.
+    saveItem(inviteKey(state.session.chat_id), null, "sessionStorage");
     const own = state.session.member_id;
-    if (wasLoaded && reply.messages.some((message) => message.member_id !== own)) chime();
+    if (before.isLoaded && reply.messages.some((message) => message.member_id !== own)) playTone();
   }
-  // Six connections are too few for a dozen tabs: the server says who waits. Spread, so they do not meet.
+  // The server has no connection to spare for this tab. Wait between 75 % and 125 % of the time it asks for, so that
+  // a dozen tabs do not return at the same moment.
   if (reply.retry_in) await sleep(reply.retry_in * 1000 * (0.75 + Math.random() / 2), signal);
 }
 
-async function endure(retryAfter: number, signal: AbortSignal): Promise<void> {
+/** Waits after a failed poll: for as long as the server asks, otherwise longer with each failure. */
+async function retryLater(retryAfter: number, signal: AbortSignal): Promise<void> {
   dispatch({ type: "poll failed" });
-  setTimeout(() => dispatch({ type: "waited long" }), 3000);
-  if (state.at === "live") await sleep(retryAfter * 1000 || backoff(state.failures), signal);
+  setTimeout(() => dispatch({ type: "offline delay passed" }), OFFLINE_DELAY_MS);
+  if (state.screen === "chat") await sleep(retryAfter * 1000 || backoff(state.failures), signal);
 }
 
-/** The session is no longer good. An invitation that was followed here opens the door again. */
-function endChat(code: Code): void {
-  if (state.at !== "live") return;
+/**
+ * The session has ended. A tab that followed an invitation returns to the join screen with it: its stored seat was
+ * lost earlier, and the invitation may still be good. Otherwise the page shows the reason and any unsent text.
+ */
+function endChat(failure: Failure): void {
+  if (state.screen !== "chat") return;
   const { session, outbox } = state;
-  const unsent = [...outbox.map((one) => one.text), ui.message.value].filter((text) => text.trim()).join("\n\n");
+  const texts = [...outbox.map((outgoing) => outgoing.text), ui.message.value];
+  const unsent = texts.filter((text) => text.trim()).join("\n\n");
   forgetChat(session.chat_id);
-  const token = stored(inviteKey(session.chat_id), "sessionStorage");
-  if (token) return knock(session.chat_id, token);
-  dispatch({ type: "ended", sentence: ENDS[code] ?? "", unsent });
-  ui.doorTitle.focus();
+  const token = loadItem(inviteKey(session.chat_id), "sessionStorage");
+  if (token) return showJoin(session.chat_id, token);
+  dispatch({ type: "chat ended", sentence: describeFailure(failure, SESSION_END_TEXTS), unsent });
+  ui.joinTitle.focus();
 }
 
 // ---------------------------------------------------------------------------------------------------------
-// Sending: one at a time and in order, a chat.
+// Sending. Messages go out one at a time, so that they arrive in the order in which they were written. A message
+// leaves the outbox only when the server has confirmed it, and keeps its key for as long as the server remembers it.
 
-/** The chat whose queue is being sent. */
-let sender = "";
+/** The chat whose outbox is being sent; empty if none is. */
+let sendingChat = "";
 
-function send(): void {
+/** Moves the draft into the outbox. A draft that is empty or too long stays where it is. */
+function sendDraft(): void {
   const text = ui.message.value;
-  if (state.at !== "live" || !text.trim() || lengthNote(text).over) return;
+  if (state.screen !== "chat" || !text.trim() || measureLength(text).isOver) return;
+  // Before the message is added, so that the log counts as being at its end and follows it.
   scrollToEnd();
-  dispatch({
-    type: "queued",
-    outgoing: { key: randomKey(), text, at: Date.now(), state: "waiting", why: "" },
-  });
+  const outgoing = { key: randomKey(), text, at: Date.now(), state: "waiting", why: "" } as const;
+  dispatch({ type: "queued", outgoing });
   setDraft("");
-  void sendQueue();
+  void sendOutbox();
 }
 
-async function sendQueue(): Promise<void> {
-  if (state.at !== "live" || sender === state.session.chat_id) return;
+/**
+ * Sends what is waiting until nothing is. Only one call works per chat at any time; it also sends messages that are
+ * queued while it waits for an answer. A failure marks all waiting messages as failed, which ends the loop.
+ */
+async function sendOutbox(): Promise<void> {
+  if (state.screen !== "chat" || sendingChat === state.session.chat_id) return;
   const { session } = state;
-  sender = session.chat_id;
-  for (let next = nextOutgoing(sender); next; next = nextOutgoing(session.chat_id)) {
-    const { key, text } = next;
-    const call = { token: session.session_token, key, body: { text } };
-    const answer = await api<MessageView>("POST", `/${session.chat_id}`, call);
-    if (answer.ok) store(`unsent ${session.chat_id} ${key}`, null);
-    if (!isOn(session.chat_id)) break;
-    if (answer.ok) dispatch({ type: "sent", key, message: answer.value });
-    else if (answer.code in ENDS) endChat(answer.code);
-    else if (answer.status && answer.status < 500) dispatch({ type: "not sent", key, why: answer.message });
-    else {
-      dispatch({ type: "not sent", key, why: "" });
-      // The held poll may not know yet that its connection is dead.
-      startPolling();
-    }
+  sendingChat = session.chat_id;
+  for (let next = nextOutgoing(session); next; next = nextOutgoing(session)) await sendOutgoing(session, next);
+  // Another chat may have taken over while this one was waiting for an answer.
+  if (sendingChat === session.chat_id) sendingChat = "";
+}
+
+function nextOutgoing({ chat_id }: Session): Outgoing | undefined {
+  if (state.screen !== "chat" || state.session.chat_id !== chat_id) return undefined;
+  return state.outbox.find((outgoing) => outgoing.state === "waiting");
+}
+
+async function sendOutgoing({ chat_id, session_token }: Session, { key, text }: Outgoing): Promise<void> {
+  const answer = await api<MessageView>("POST", `/${chat_id}`, { token: session_token, key, body: { text } });
+  // Even if the person has left the chat: a confirmed message must not be sent again when they return.
+  if (answer.isOk) saveItem(outgoingKey(chat_id, key), null);
+  if (!isShowing(chat_id)) return;
+  if (answer.isOk) dispatch({ type: "sent", key, message: answer.value });
+  else if (endsSession(answer.code)) endChat(answer);
+  else if (isRefusal(answer)) dispatch({ type: "send failed", key, why: describeFailure(answer) });
+  else {
+    dispatch({ type: "send failed", key, why: "" });
+    // The open poll uses the same network and may not have noticed yet that its connection is dead.
+    startPolling();
   }
-  if (sender === session.chat_id) sender = "";
 }
 
-/** The connection is back, or the tab: what failed for want of it goes out by itself. */
-function resend(key?: string): void {
+/** True if the server judged the request itself. Anything else may succeed with a retry. */
+function isRefusal({ status }: Failure): boolean {
+  return status > 0 && status < 500;
+}
+
+/** Sends failed messages again: all that failed without an answer, and the one with `key` in any case. */
+function retryOutgoing(key?: string): void {
   dispatch({ type: "retried", now: Date.now(), ...(key && { key }) });
-  void sendQueue();
+  void sendOutbox();
 }
 
-function nextOutgoing(chatId: string): Outgoing | undefined {
-  if (state.at !== "live" || state.session.chat_id !== chatId) return undefined;
-  return state.outbox.find((one) => one.state === "waiting");
+/** The "Retry" button. If the message has become stale since it was drawn, the button turns into "Send again?". */
+function retryMessage(key: string): void {
+  const outgoing = state.screen === "chat" && state.outbox.find((one) => one.key === key);
+  if (outgoing && isStale(outgoing, Date.now())) render();
+  else retryOutgoing(key);
 }
 
-/** "Retry", or past the key's life "Send again?", which is then a new message. */
-function retry(key: string): void {
-  const one = state.at === "live" ? state.outbox.find((other) => other.key === key) : undefined;
-  if (!one) return;
-  const now = Date.now();
-  const wasAsked = ui.list.querySelector(`[data-again="${key}"]`) !== null;
-  if (!isStale(one, now)) return resend(key);
-  if (!wasAsked) return render();
-  dispatch({ type: "sent again", key, newKey: randomKey(), now });
-  void sendQueue();
+/** The "Send again?" button: the person accepts that the message may appear twice. */
+function resendMessage(key: string): void {
+  dispatch({ type: "resent", key, newKey: randomKey(), now: Date.now() });
+  void sendOutbox();
 }
 
 function setDraft(text: string): void {
   ui.message.value = text;
-  onDraft();
+  onDraftInput();
 }
 
-/** The draft was changed: keep it, grow with it (five lines at most), count it. */
-function onDraft(): void {
-  const { message, counter } = ui;
-  if (state.at === "live") store(`draft ${state.session.chat_id}`, message.value || null);
-  message.style.height = "auto";
-  const height = message.scrollHeight + 2;
-  message.style.height = `${Math.max(44, Math.min(height, 5 * 24 + 20))}px`;
-  message.style.overflowY = height > 5 * 24 + 20 ? "auto" : "hidden";
-  const { note, over } = lengthNote(message.value);
-  counter.hidden = !note;
-  setText(counter, note);
-  counter.classList.toggle("over", over);
+/** Stores the draft at every keystroke, because a phone may close the tab at any moment. */
+function onDraftInput(): void {
+  if (state.screen === "chat") saveItem(draftKey(state.session.chat_id), ui.message.value || null);
+  fitComposer();
+  const { note, isOver } = measureLength(ui.message.value);
+  ui.counter.hidden = !note;
+  setText(ui.counter, note);
+  ui.counter.classList.toggle("over", isOver);
+}
+
+/** Grows the field with its text from one line (44 px) to five, then scrolls. A line is 24 px, its padding 20. */
+function fitComposer(): void {
+  const { style } = ui.message;
+  const max = 5 * 24 + 20;
+  style.height = "auto";
+  // The border, 1 px on each side, is not part of scrollHeight.
+  const height = ui.message.scrollHeight + 2;
+  style.height = `${Math.max(44, Math.min(height, max))}px`;
+  style.overflowY = height > max ? "auto" : "hidden";
 }
 
 // ---------------------------------------------------------------------------------------------------------
-// Coming in: which address leads where.
+// Routing and the join screen. The address decides the screen: "/" is home, "/CHAT" a chat, and "#invite=TOKEN" after
+// it an invitation. A person with a seat goes straight into the chat, with or without an invitation. Nothing is
+// taken or created here before the person has entered a name.
 
-const inviteKey = (chatId: string) => `invite ${chatId}`;
-
-/** Looks at the address: at the start, at "back", and when a link is pasted into a tab that shows a chat. */
-function visit(): void {
+/** Shows what the address asks for: at the start, after "back", and when a link is pasted into an open tab. */
+function route(): void {
   const pasted = /^#invite=(.+)$/.exec(location.hash)?.[1];
-  const chatId = /^\/([\w-]{16,33})$/.exec(location.pathname)?.[1];
-  // At once, so that the token gets into no history, screenshot or shared screen.
+  // 16 characters. A host with several servers puts the name of one, up to 16 characters, and a dash before them.
+  const chatId = /^\/([\w-]{16,33})\/?$/.exec(location.pathname)?.[1];
+  // Remove the token at once, so that it gets into no history, screenshot or shared screen.
   if (location.hash || location.href.endsWith("#")) history.replaceState(null, "", location.pathname);
-  if (!chatId) return goHome(location.pathname === "/" ? "" : NO_SUCH_PAGE);
-  if (pasted) store(inviteKey(chatId), pasted, "sessionStorage");
-  if (isOn(chatId)) return;
-  const saved = savedChat(chatId);
-  if (saved) return enter(saved);
-  const token = pasted ?? stored(inviteKey(chatId), "sessionStorage");
-  if (token) knock(chatId, token);
-  else goHome(NEEDS_LINK);
+  if (!chatId) return showHome(location.pathname === "/" ? "" : getText("notice.noPage"));
+  if (pasted) saveItem(inviteKey(chatId), pasted, "sessionStorage");
+  if (isShowing(chatId)) return;
+  const saved = loadChat(chatId);
+  if (saved) return showChat(saved);
+  const token = pasted ?? loadItem(inviteKey(chatId), "sessionStorage");
+  if (token) showJoin(chatId, token);
+  else showHome(getText("notice.needsInvite"));
 }
 
-/** At the door with an invitation. */
-function knock(chatId: string, token: string): void {
-  dispatch({ type: "was invited", chatId, token });
-  focusName();
-  void look(chatId, token);
-}
-
-function go(path: string): void {
+/** Like following a link: "back" returns to where the page was. */
+function navigateTo(path: string): void {
   history.pushState(null, "", path);
-  visit();
+  route();
 }
 
-function goHome(notice: string): void {
+/** Shows home. The address is replaced rather than added: "back" must not lead to a chat that is gone. */
+function showHome(notice: string): void {
   if (location.pathname !== "/") history.replaceState(null, "", "/");
-  dispatch({ type: "went home", notice, chats: savedChats() });
+  dispatch({ type: "home opened", notice, chats: loadChats() });
   focusName();
   void checkChats();
 }
 
-/** Each chat of the list is looked at once; those that are no more vanish without a word. */
+/** Asks the server about each listed chat, once. Chats that have ended disappear silently. */
 async function checkChats(): Promise<void> {
-  await Promise.all(savedChats().map(({ session }) => checkChat(session)));
+  await Promise.all(loadChats().map(({ session }) => checkChat(session)));
 }
 
 async function checkChat({ chat_id, session_token }: Session): Promise<void> {
   const answer = await api("HEAD", `/${chat_id}`, { token: session_token });
-  if (answer.ok || ![401, 403, 404].includes(answer.status)) return;
+  // A reply to HEAD has no body and so no error code. These three statuses mean that the seat or the chat is gone.
+  if (answer.isOk || ![401, 403, 404].includes(answer.status)) return;
   forgetChat(chat_id);
-  dispatch({ type: "chat vanished", chatId: chat_id });
+  dispatch({ type: "chat forgotten", chatId: chat_id });
 }
 
-function enter(saved: SavedChat): void {
+/** Shows a chat in which this browser has a seat. Only the poll finds out whether that seat is still good. */
+function showChat(saved: SavedChat): void {
   const { chat_id } = saved.session;
-  dispatch({ type: "entered", saved, outbox: savedOutbox(chat_id), now: Date.now() });
-  setDraft(stored(`draft ${chat_id}`) ?? "");
+  dispatch({ type: "chat opened", saved, outbox: loadOutbox(chat_id), now: Date.now() });
+  setDraft(loadItem(draftKey(chat_id)) ?? "");
+  // On a touch screen, focus would raise the keyboard over half the chat.
   if (!isTouch()) ui.message.focus();
   startPolling();
-  resend();
-  if (saved.inviting) void makeInvitation();
+  retryOutgoing();
+  if (saved.isInviting) void createInvite();
 }
 
-/** Who is there already? Asked until the host answers. */
-async function look(chatId: string, token: string): Promise<void> {
+/** Shows the join screen for an invitation. No seat is taken until the person submits a name. */
+function showJoin(chatId: string, token: string): void {
+  dispatch({ type: "invite opened", chatId, token });
+  focusName();
+  void previewInvite(chatId, token);
+}
+
+/** Loads who is in the chat. Repeats until the host answers or the person goes elsewhere. */
+async function previewInvite(chatId: string, token: string): Promise<void> {
   const answer = await api<InvitePreview>("GET", `/${chatId}/invite`, { token });
-  if (state.at !== "joining" || state.token !== token) return;
-  if (answer.ok) return dispatch({ type: "looked", look: answer.value });
-  if (answer.code in REFUSALS) return turnAway(chatId, answer.code);
-  dispatch({ type: "not reached", notice: answer.message });
-  await sleep(3000);
-  if (state.at === "joining" && state.token === token) await look(chatId, token);
+  if (!isJoining(token)) return;
+  if (answer.isOk) return dispatch({ type: "previewed", preview: answer.value });
+  if (endsInvite(answer.code)) return rejectInvite(chatId, answer);
+  dispatch({ type: "failed", notice: describeFailure(answer) });
+  await sleep(PREVIEW_RETRY_MS);
+  if (isJoining(token)) await previewInvite(chatId, token);
 }
 
-function turnAway(chatId: string, code: Code): void {
-  store(inviteKey(chatId), null, "sessionStorage");
-  goHome(REFUSALS[code] ?? "");
+/** True if the join screen still shows this invitation. */
+function isJoining(token: string): boolean {
+  return state.screen === "join" && state.token === token;
 }
 
-/** The door's one button: start, join, or home again. */
-async function openDoor(): Promise<void> {
-  const door = state;
-  if (door.at === "ended") return go("/");
-  if (door.at === "live" || door.busy) return;
+/** Returns home from an invitation that cannot be used, and says why. */
+function rejectInvite(chatId: string, failure: Failure): void {
+  saveItem(inviteKey(chatId), null, "sessionStorage");
+  showHome(describeFailure(failure, INVITE_END_TEXTS));
+}
+
+/** The join screen's one button: start a chat, join one, or return home from one that has ended. */
+async function submitName(): Promise<void> {
+  const submitted = state;
+  if (submitted.screen === "ended") return navigateTo("/");
+  if (submitted.screen === "chat" || submitted.isBusy) return;
   const username = ui.name.value.trim();
-  const wrong = nameError(username);
-  if (wrong) return refuseName(wrong);
-  store("name", username);
-  dispatch({ type: "asked" });
-  if (door.at === "home") await startChat(username);
-  else await joinChat(door, username);
+  const error = checkName(username);
+  if (error) return rejectName(error);
+  saveItem("name", username);
+  dispatch({ type: "submitted" });
+  if (submitted.screen === "home") await startChat(username);
+  else await joinChat(submitted, username);
 }
 
-function refuseName(why: string): void {
-  dispatch({ type: "refused", why });
+/** Shows why a name cannot be used, and selects it, so that typing replaces it. */
+function rejectName(why: string): void {
+  dispatch({ type: "name rejected", why });
   ui.name.focus();
   ui.name.select();
 }
 
 async function startChat(username: string): Promise<void> {
-  const answer = await callOnce("/create", { username });
-  if (answer.ok) return openChat(answer.value, true);
-  if (answer.code === "invalid_username") refuseName(answer.message);
-  else dispatch({ type: "not reached", notice: answer.message });
+  const answer = await requestSeat("/create", { username });
+  if (answer.isOk) return enterChat(answer.value, true);
+  if (answer.code === "invalid_username") rejectName(describeFailure(answer));
+  else dispatch({ type: "failed", notice: describeFailure(answer) });
 }
 
-async function joinChat(door: Joining, username: string): Promise<void> {
-  const answer = await callOnce(`/${door.chatId}/join`, { username, invite_token: door.token });
-  if (answer.ok) {
-    store(inviteKey(door.chatId), null, "sessionStorage");
-    return openChat(answer.value, false);
+/** Of the possible failures, some end the invitation, some concern the name, and the rest may pass. */
+async function joinChat({ chatId, token, preview }: JoinState, username: string): Promise<void> {
+  const answer = await requestSeat(`/${chatId}/join`, { username, invite_token: token });
+  if (answer.isOk) {
+    saveItem(inviteKey(chatId), null, "sessionStorage");
+    return enterChat(answer.value, false);
   }
-  if (state.at !== "joining" || state.token !== door.token) return;
-  if (answer.code in REFUSALS) turnAway(door.chatId, answer.code);
-  else if (answer.code === "username_taken") refuseName(takenSentence(username, door.look ?? state.look));
-  else if (answer.code === "invalid_username") refuseName(answer.message);
-  else dispatch({ type: "not reached", notice: answer.message });
+  // The person may have gone elsewhere while the server was answering.
+  if (state.screen !== "join" || state.token !== token) return;
+  if (endsInvite(answer.code)) rejectInvite(chatId, answer);
+  else if (answer.code === "username_taken") rejectName(describeTakenName(username, preview ?? state.preview));
+  else if (answer.code === "invalid_username") rejectName(describeFailure(answer));
+  else dispatch({ type: "failed", notice: describeFailure(answer) });
 }
 
-function takenSentence(username: string, seen: InvitePreview | undefined): string {
-  const first = seen?.members[0];
-  const who = first && first !== username ? isolate(first) : "whoever started the chat";
-  return `${isolate(username)} is taken here. Is that you, in another browser? Ask ${who} to remove the old seat.`;
+/** The likeliest reason for a taken name is the person's own seat in another browser, so say how to get it back. */
+function describeTakenName(username: string, preview: InvitePreview | undefined): string {
+  const creator = preview?.members[0];
+  const person = creator && creator !== username ? isolateName(creator) : getText("name.takenBy");
+  return getText("name.taken", { name: isolateName(username), person });
 }
 
 /**
- * Asks for a seat with a key that is kept, also through a reload, until an answer is there: an answer lost on
- * bad Wi-Fi makes no second chat and takes no second seat.
+ * Requests a seat with an Idempotency-Key that is kept, even through a reload, until the server has answered. If the
+ * answer is lost on bad Wi-Fi, the retry returns the same seat: no second chat is created and no second seat taken.
  */
-async function callOnce(path: string, body: Record<string, string>): Promise<Answer<Session>> {
-  const key = stored(`key ${path}`, "sessionStorage") ?? randomKey();
-  store(`key ${path}`, key, "sessionStorage");
+async function requestSeat(path: string, body: Record<string, string>): Promise<Answer<Session>> {
+  const item = `key ${path}`;
+  const key = loadItem(item, "sessionStorage") ?? randomKey();
+  saveItem(item, key, "sessionStorage");
   const answer = await api<Session>("POST", path, { body, key });
-  if (answer.ok || answer.code !== "unreachable") store(`key ${path}`, null, "sessionStorage");
+  if (answer.isOk || answer.code !== "unreachable") saveItem(item, null, "sessionStorage");
   return answer;
 }
 
-/** A seat was taken: shows its chat, under the chat's own address. */
-function openChat(session: Session, inviting: boolean): void {
+/** Shows the chat of a new seat, under the chat's own address. */
+function enterChat(session: Session, isInviting: boolean): void {
   const path = `/${session.chat_id}`;
   if (location.pathname !== path) history.pushState(null, "", path);
-  enter({ session, inviting, title: chatTitle([], Date.parse(session.expires_at)) });
+  showChat({ session, isInviting, title: chatTitle([], Date.parse(session.expires_at)) });
 }
 
 // ---------------------------------------------------------------------------------------------------------
-// What the buttons in a chat do.
+// Chat actions: the invitation, the questions before leaving, ending and removing, continuing in a new chat, copying,
+// the API panel and sound. Each one takes what it needs from the state first. Afterwards it only dispatches events,
+// because the person may have left the chat while the server was answering.
 
-/** A new link, of the same right as the old ones. Made anew each time, as a laptop's address changes. */
-async function makeInvitation(status = ""): Promise<void> {
-  if (state.at !== "live") return;
+/**
+ * Creates a link. It grants the same as earlier links, which stay valid. A fresh one each time, because the address
+ * of a laptop changes when it moves to another network.
+ */
+async function createInvite(status = ""): Promise<void> {
+  if (state.screen !== "chat") return;
   const { chat_id, session_token } = state.session;
   const answer = await api<InviteReply>("POST", `/${chat_id}/invite`, { token: session_token });
-  if (!isOn(chat_id)) return;
-  if (answer.ok) dispatch({ type: "invitation made", invite: answer.value, status });
-  else dispatch({ type: "invitation said", status: answer.message });
+  if (!isShowing(chat_id)) return;
+  if (answer.isOk) dispatch({ type: "invite created", invite: answer.value, status });
+  else dispatch({ type: "invite status changed", status: describeFailure(answer) });
 }
 
-function revokeInvitations({ chat_id, session_token }: Session): Promise<Answer<void>> {
+/** Makes all links of the chat invalid. Members who joined with one keep their seats. */
+function revokeInvites({ chat_id, session_token }: Session): Promise<Answer<void>> {
   return api<void>("DELETE", `/${chat_id}/invite`, { token: session_token });
 }
 
-async function renewInvitation(): Promise<void> {
-  if (state.at !== "live") return;
-  const revoked = await revokeInvitations(state.session);
-  if (revoked.ok) await makeInvitation("This is a new link. The old one no longer works.");
-  else dispatch({ type: "invitation said", status: revoked.message });
+/** Revokes the old links before it creates a new one; the new one would be revoked as well otherwise. */
+async function replaceInvite(): Promise<void> {
+  if (state.screen !== "chat") return;
+  const revoked = await revokeInvites(state.session);
+  if (revoked.isOk) await createInvite(getText("invite.replacedNow"));
+  else dispatch({ type: "invite status changed", status: describeFailure(revoked) });
 }
 
-function openInvitation(): void {
-  dispatch({ type: "invitation closed" });
-  dispatch({ type: "invitation said", status: "" });
+/** Moves the invitation from the middle of a new chat into its dialog, where it stays. */
+function openInviteDialog(): void {
+  dispatch({ type: "inline invite closed" });
+  dispatch({ type: "invite status changed", status: "" });
   ui.inviteDialog.append(ui.invite);
   openDialog(ui.inviteDialog);
-  void makeInvitation();
+  void createInvite();
 }
 
-function closeInvitation(): void {
+function closeInvite(): void {
   ui.inviteDialog.close();
-  dispatch({ type: "invitation closed" });
+  dispatch({ type: "inline invite closed" });
 }
 
-/** A question that stays until the answer has been carried out; `run` gives a sentence if it could not be. */
-interface Question {
-  title: string;
-  text: string;
-  action: string;
-  tick?: boolean;
-  run: (session: Session, ticked: boolean) => Promise<string>;
+async function copyLink(): Promise<void> {
+  dispatch({ type: "invite status changed", status: await copyField(ui.link) });
 }
 
-let asked: Question | undefined;
-
-function ask(question: Question): void {
-  asked = question;
-  setText(ui.questionTitle, question.title);
-  setText(ui.questionText, question.text);
-  setText(ui.questionYes, question.action);
-  setText(ui.questionError, "");
-  ui.tickField.hidden = !question.tick;
-  ui.tick.checked = true;
+/** Opens the dialog with a question. The dialog itself belongs to the browser; the state holds its content. */
+function askQuestion(question: QuestionKind): void {
+  dispatch({ type: "question asked", question });
+  ui.revoke.checked = true;
   ui.question.showModal();
-  // The harmless answer is the one under the Enter key.
-  ui.questionNo.focus();
+  // The Enter key must give the harmless answer.
+  ui.cancel.focus();
 }
 
-async function answerYes(): Promise<void> {
-  const question = asked;
-  if (!question || state.at !== "live" || ui.questionYes.ariaBusy === "true") return;
-  ui.questionYes.ariaBusy = "true";
-  const trouble = await question.run(state.session, ui.tick.checked);
-  ui.questionYes.ariaBusy = null;
-  setText(ui.questionError, trouble);
-  if (!trouble) ui.question.close();
+/** Looks up the name in the state, because a button carries only the id. */
+function askToRemove(memberId: string): void {
+  const member = state.screen === "chat" && state.members.find(({ id }) => id === memberId);
+  if (member) askQuestion({ kind: "remove", memberId, name: member.username });
 }
 
-function askToLeave(): void {
-  if (state.at !== "live") return;
-  const afterwards = isCreator(state) ? " Nobody can invite anybody afterwards." : "";
-  ask({
-    title: "Leave this chat?",
-    text: `Your seat becomes free; what you wrote stays.${afterwards}`,
-    action: "Leave",
-    run: ({ chat_id, session_token }) =>
-      giveUp(chat_id, "You have left the chat.", api("POST", `/${chat_id}/leave`, { token: session_token })),
-  });
+/** The answer "yes". The dialog stays open until the server has carried it out, or shows why it could not. */
+async function confirmQuestion(): Promise<void> {
+  if (state.screen !== "chat" || !state.question || state.question.isBusy) return;
+  const { session } = state;
+  const question: Question = state.question;
+  dispatch({ type: "question submitted" });
+  const failure = await answerQuestion(question, session);
+  if (failure) dispatch({ type: "question failed", error: describeFailure(failure) });
+  else ui.question.close();
 }
 
-function askToEnd(): void {
-  ask({
-    title: "End this chat?",
-    text: "It ends at once, for everybody, and nothing of it remains.",
-    action: "End chat",
-    run: ({ chat_id, session_token }) =>
-      giveUp(chat_id, "You have ended the chat.", api("DELETE", `/${chat_id}`, { token: session_token })),
-  });
-}
-
-async function giveUp(chatId: string, notice: string, call: Promise<Answer<unknown>>): Promise<string> {
-  const answer = await call;
-  if (!answer.ok && !(answer.code in ENDS)) return answer.message;
-  forgetChat(chatId);
-  goHome(notice);
-  return "";
-}
-
-function askToRemove(id: string, name: string): void {
-  ask({
-    title: `Remove ${isolate(name)}?`,
-    text: "Their seat becomes free; what they wrote stays. With the old link they could come back.",
-    action: "Remove",
-    tick: true,
-    run: (session, ticked) => removeMember(session, id, ticked),
-  });
-}
-
-/** The link first: otherwise whoever is removed could be back before it is gone. */
-async function removeMember(session: Session, id: string, stopLink: boolean): Promise<string> {
-  if (stopLink) {
-    const revoked = await revokeInvitations(session);
-    if (!revoked.ok) return revoked.message;
-  }
+/** Carries out what a question asked about. Returns the failure, if there was one. */
+function answerQuestion(question: Question, session: Session): Promise<Failure | undefined> {
   const { chat_id, session_token } = session;
-  const removed = await api("DELETE", `/${chat_id}/members/${id}`, { token: session_token });
-  if (!removed.ok && removed.code !== "not_found") return removed.message;
-  if (stopLink) {
-    ui.question.close();
-    ui.people.close();
-    openInvitation();
+  switch (question.kind) {
+    case "leave":
+      return leaveWith(chat_id, getText("notice.left"), api("POST", `/${chat_id}/leave`, { token: session_token }));
+    case "end":
+      return leaveWith(chat_id, getText("notice.ended"), api("DELETE", `/${chat_id}`, { token: session_token }));
+    case "remove":
+      return removeMember(session, question.memberId, ui.revoke.checked);
+    default:
+      return question satisfies never;
   }
-  return "";
 }
 
-/** A new chat for the next six hours, its invitation posted in this one. */
-async function goOn(): Promise<void> {
-  if (state.at !== "live") return;
-  const old = state.session;
-  const made = await callOnce("/create", { username: old.username });
-  if (!made.ok) return setText(ui.endingText, made.message);
-  const { chat_id, session_token } = made.value;
+/** Leaves the chat once `leaving`, a request, has succeeded. A session that has ended by itself is just as good. */
+async function leaveWith(
+  chatId: string,
+  notice: string,
+  leaving: Promise<Answer<unknown>>,
+): Promise<Failure | undefined> {
+  const answer = await leaving;
+  if (!answer.isOk && !endsSession(answer.code)) return answer;
+  forgetChat(chatId);
+  showHome(notice);
+  return undefined;
+}
+
+/**
+ * Removes a member. The link must be revoked first: in the other order, the removed person could use it to return in
+ * between. The new link is then shown, because the old one no longer works for anyone else either.
+ */
+async function removeMember(session: Session, memberId: string, hasToRevoke: boolean): Promise<Failure | undefined> {
+  if (hasToRevoke) {
+    const revoked = await revokeInvites(session);
+    if (!revoked.isOk) return revoked;
+  }
+  const path = `/${session.chat_id}/members/${memberId}`;
+  const removed = await api("DELETE", path, { token: session.session_token });
+  // Not found: the member has left in the meantime.
+  if (!removed.isOk && removed.code !== "not_found") return removed;
+  if (!hasToRevoke) return undefined;
+  ui.question.close();
+  ui.people.close();
+  openInviteDialog();
+  return undefined;
+}
+
+/** Starts a chat for the next six hours and posts its invitation in the current one. */
+async function continueInNewChat(): Promise<void> {
+  if (state.screen !== "chat") return;
+  const failure = await createSuccessor(state.session);
+  if (failure) dispatch({ type: "continue failed", error: describeFailure(failure) });
+}
+
+/** Creates the new chat and its link, posts the link in the old chat, and moves there. Returns the first failure. */
+async function createSuccessor(old: Session): Promise<Failure | undefined> {
+  const created = await requestSeat("/create", { username: old.username });
+  if (!created.isOk) return created;
+  const { chat_id, session_token } = created.value;
   const invite = await api<InviteReply>("POST", `/${chat_id}/invite`, { token: session_token });
-  if (!invite.ok) return setText(ui.endingText, invite.message);
-  const text = `We go on here: ${invite.value.magic_link}`;
-  const call = { token: old.session_token, key: `go on ${chat_id}`, body: { text } };
-  const posted = await api("POST", `/${old.chat_id}`, call);
-  if (!posted.ok) return setText(ui.endingText, posted.message);
-  openChat(made.value, true);
+  if (!invite.isOk) return invite;
+  const text = getText("chat.continueHere", { link: invite.value.magic_link });
+  // One key per new chat: its link is posted at most once, even if this runs again.
+  const options = { token: old.session_token, key: `continue ${chat_id}`, body: { text } };
+  const posted = await api("POST", `/${old.chat_id}`, options);
+  if (!posted.isOk) return posted;
+  enterChat(created.value, true);
+  return undefined;
 }
 
-/** Copies a field's text and says what came of it, or what is left to do by hand. */
-async function copy(field: HTMLInputElement | HTMLTextAreaElement): Promise<string> {
+type TextField = HTMLInputElement | HTMLTextAreaElement;
+
+/** Copies a field's text. Returns the outcome as a sentence, or what is left for the person to do. */
+async function copyField(field: TextField): Promise<string> {
+  // The deprecated way has to focus the field. A keyboard user must not lose their place to that.
   const focused = document.activeElement;
-  if (await isCopied(field)) {
+  if (await writeClipboard(field)) {
     if (focused instanceof HTMLElement) focused.focus();
-    return "Copied";
+    return getText("copy.done");
   }
   field.focus();
   field.select();
-  if (isTouch()) return "Hold the link to copy";
-  return navigator.userAgent.includes("Mac") ? "Press ⌘C" : "Press Ctrl+C";
+  if (isTouch()) return getText("copy.touch");
+  return getText("copy.keys", { keys: navigator.userAgent.includes("Mac") ? "⌘C" : "Ctrl+C" });
 }
 
-async function isCopied(field: HTMLInputElement | HTMLTextAreaElement): Promise<boolean> {
+/** Only https and localhost have `navigator.clipboard`. Elsewhere, the deprecated way still works. */
+async function writeClipboard(field: TextField): Promise<boolean> {
   try {
-    // Only https and localhost have a clipboard.
     if ("clipboard" in navigator) {
       await navigator.clipboard.writeText(field.value);
       return true;
     }
   } catch {
-    // Not permitted: the old way may still be.
+    // The person or a policy denied permission. The deprecated way needs none.
   }
   field.focus();
   field.select();
   return document.execCommand("copy");
 }
 
-async function copyLink(): Promise<void> {
-  const status = await copy(ui.link);
-  dispatch({ type: "invitation said", status });
+function openApiPanel(): void {
+  // Opened before it is filled: its fields can only be measured while they are visible.
+  openDialog(ui.api);
+  dispatch({ type: "API panel changed", panel: "masked" });
 }
 
-/** The API panel: its tokens are shown when asked for, and hidden again when it closes. */
-async function showTokens(shown: boolean): Promise<void> {
-  if (state.at !== "live") return;
-  if (shown && isCreator(state) && !state.invite) await makeInvitation();
-  if (state.at !== "live") return;
-  const { session, invite } = state;
-  const seat = shown ? session.session_token : "YOUR_TOKEN";
-  const guest = (shown && invite?.invite_token) || "WHAT_STANDS_BEHIND_invite=_IN_A_LINK";
-  const url = `${location.origin}/${session.chat_id}`;
-  const lines = apiLines(url, seat, guest, navigator.userAgent.includes("Windows"));
-  ui.commands.replaceChildren();
-  lines.forEach(addCommand);
-  setText(ui.tokenShow, shown ? "Hide the token" : "Show the token");
+/** Shows the tokens or hides them again. The invitation's token is created when it is first needed. */
+async function toggleTokens(): Promise<void> {
+  if (state.screen !== "chat") return;
+  const panel = state.apiPanel === "masked" ? "revealed" : "masked";
+  if (panel === "revealed" && isCreator(state) && !state.invite) await createInvite();
+  // The panel may have been closed meanwhile; then the tokens must not appear in it.
+  if (state.apiPanel !== "closed") dispatch({ type: "API panel changed", panel });
+}
+
+/** The outcome becomes the button's label until the panel is drawn again. */
+async function copyCommand(button: HTMLElement): Promise<void> {
+  const field = button.parentElement?.querySelector("textarea");
+  if (field) setText(button, await copyField(field));
 }
 
 let audio: AudioContext | undefined;
 
-/** Browsers allow sound only once a person has done something, and complain if it is tried before. */
-function wakeSound(): void {
-  if (stored("sound") && navigator.userActivation.hasBeenActive) audio ??= new AudioContext();
+/** Browsers allow sound only after the person has interacted with the page, and log a warning before. */
+function enableSound(): void {
+  if (loadItem("sound") && navigator.userActivation.hasBeenActive) audio ??= new AudioContext();
 }
 
-function setSound(on: boolean): void {
-  store("sound", on ? "1" : null);
+/** Plays the tone once when sound is switched on, so that the person knows what to listen for. */
+function setSound(isOn: boolean): void {
+  saveItem("sound", isOn ? "1" : null);
   audio = undefined;
-  wakeSound();
-  chime();
+  enableSound();
+  playTone();
 }
 
-function chime(): void {
+/** A quarter of a second at 660 Hz, fading out. Silent unless sound is switched on. */
+function playTone(): void {
   if (!audio) return;
   const now = audio.currentTime;
   const tone = new OscillatorNode(audio, { frequency: 660 });
@@ -1429,89 +1906,133 @@ function chime(): void {
 }
 
 // ---------------------------------------------------------------------------------------------------------
-// Render: makes the screen what the state says. Called after every change, so it touches only what differs.
+// Render. Makes the screen match the state. It runs after every event and every ten seconds, so it changes only what
+// differs: rewriting an element would lose focus and selection and make a screen reader repeat itself. It decides
+// nothing: a rule that depends on earlier events belongs in `update`.
 
-/** The one place where markup and script meet: every element that is used, by its id. */
-type Page = Record<DoorId | ChatId | DialogId, HTMLElement> &
-  Record<"name" | "link" | "sound" | "tick", HTMLInputElement> &
+type JoinScreenId = "joinScreen" | "notice" | "joinTitle" | "joinText" | "nameField" | "nameError" | "joinSubmit";
+type HomeId = "savedChats" | "chats" | "unsentField";
+type HeaderId = "chatScreen" | "title" | "seats" | "inviteOpen";
+type BannerId = "banner" | "unsaved" | "ending" | "endingText" | "continueChat";
+type LogId = "inlineInvite" | "log" | "empty" | "list" | "pill" | "counter" | "send";
+type InviteId = "invite" | "inviteText" | "inviteCount" | "inviteStatus";
+type PeopleId = "members" | "inviteHint" | "end";
+type QuestionId = "questionTitle" | "questionText" | "questionError" | "revokeField" | "cancel" | "confirm";
+type ApiPanelId = "commands" | "toggleTokens";
+type DialogId = "inviteDialog" | "large" | "people" | "question" | "api";
+
+/** Every element of index.html that this script uses, by its id. */
+type Page = Record<JoinScreenId | HomeId | HeaderId | BannerId | LogId, HTMLElement> &
+  Record<InviteId | PeopleId | QuestionId | ApiPanelId, HTMLElement> &
+  Record<"name" | "link" | "sound" | "revoke", HTMLInputElement> &
   Record<"message" | "unsent", HTMLTextAreaElement> &
-  Record<"inviteDialog" | "large" | "people" | "question" | "api", HTMLDialogElement> &
+  Record<DialogId, HTMLDialogElement> &
   Record<"qr" | "largeQr", HTMLCanvasElement> &
   Record<"icon", HTMLLinkElement>;
-
-type DoorId = Word<"door notice doorTitle doorText enter nameField nameError unsentField go before chats">;
-type ChatId =
-  | Word<"chat title seats inviteOpen banner forgetful ending endingText goOn here log empty list pill">
-  | Word<"composer counter send">;
-type DialogId =
-  | Word<"invite inviteClose code inviteText seatsLeft copy inviteStatus renew commands tokenShow tickField">
-  | Word<"members askForLink apiOpen leave end">
-  | Word<"questionForm questionTitle questionText questionError questionYes questionNo">;
-
-/** Any one of the words of a text. */
-type Word<T extends string> = T extends `${infer First} ${infer Rest}` ? First | Word<Rest> : T;
 
 let ui: Page;
 
 function findPage(): Page {
   const elements = Array.from(document.querySelectorAll("[id]"), (element) => [element.id, element]);
-  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the edge: index.html, as the page's tests prove
+  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the edge: index.html, which the page's tests cover
   return Object.fromEntries(elements) as Page;
 }
 
-function render(): void {
-  ui.door.hidden = state.at === "live";
-  ui.chat.hidden = state.at !== "live";
-  if (state.at === "live") renderChat(state);
-  else renderDoor(state);
-  renderSignals();
+/** Fills in the texts that never change. index.html has no words, only their keys. */
+function renderStaticTexts(): void {
+  for (const element of document.querySelectorAll<HTMLElement>("[data-text], [data-label], [data-placeholder]")) {
+    const { text, label, placeholder } = element.dataset;
+    if (isTextKey(text)) setText(element, getTemplate(text, 1));
+    if (isTextKey(label)) element.ariaLabel = getTemplate(label, 1);
+    if (isTextKey(placeholder)) element.setAttribute("placeholder", getTemplate(placeholder, 1));
+  }
 }
 
-/** The tab: which chat it is, and how much came while nobody looked. */
-function renderSignals(): void {
-  const unread = state.at === "live" ? state.unread : 0;
-  const names = { home: "", joining: "Join · ", live: "", ended: "Ended · " };
-  const name = state.at === "live" ? `${state.title} · ` : names[state.at];
-  const title = `${unread ? `(${unread}) ` : ""}${name}Watch Party`;
+/** Shows one of the two screens and brings it up to date. The other one keeps its content, unseen. */
+function render(): void {
+  ui.joinScreen.hidden = state.screen === "chat";
+  ui.chatScreen.hidden = state.screen !== "chat";
+  if (state.screen === "chat") renderChat(state);
+  else renderJoinScreen(state);
+  renderTab();
+}
+
+/** The browser's tab: the chat's name, and how many messages arrived while the tab was hidden. */
+function renderTab(): void {
+  const count = state.screen === "chat" ? state.unread : 0;
+  const name = tabName();
+  const named = name ? getText("tab.named", { name }) : getText("app.name");
+  const title = count > 0 ? getText("tab.unread", { count, title: named }) : named;
   if (document.title !== title) document.title = title;
-  const icon = unread ? DOTTED_ICON(plainIcon) : plainIcon;
+  const icon = count > 0 ? addDot(plainIcon) : plainIcon;
   if (ui.icon.href !== icon) ui.icon.href = icon;
 }
 
-let plainIcon = "";
-const DOTTED_ICON = (icon: string) =>
-  icon.replace("%3C/svg", "%3Ccircle cx='25' cy='7' r='7' fill='%23ff3b30'/%3E%3C/svg");
+function tabName(): string {
+  switch (state.screen) {
+    case "home":
+      return "";
+    case "join":
+      return getText("tab.join");
+    case "chat":
+      return state.title;
+    case "ended":
+      return getText("tab.ended");
+    default:
+      return state satisfies never;
+  }
+}
 
-function renderDoor(door: Home | Joining | Ended): void {
-  const isEnd = door.at === "ended";
-  setText(ui.notice, isEnd ? "" : door.notice);
-  setText(ui.doorTitle, doorTitle(door));
-  setText(ui.doorText, doorText(door));
-  ui.nameField.hidden = isEnd;
-  const fieldError = isEnd ? "" : door.fieldError;
+/** The icon as index.html has it, set at the start. */
+let plainIcon = "";
+
+/** Returns the icon, an SVG in a data URL, with a red dot in its corner. */
+function addDot(icon: string): string {
+  return icon.replace("%3C/svg", "%3Ccircle cx='25' cy='7' r='7' fill='%23ff3b30'/%3E%3C/svg");
+}
+
+/** One card for home, an invitation and the end of a chat: they differ in texts and in which parts they show. */
+function renderJoinScreen(screen: HomeState | JoinState | EndedState): void {
+  const isEnded = screen.screen === "ended";
+  const fieldError = isEnded ? "" : screen.fieldError;
+  const chats = screen.screen === "home" ? screen.chats : [];
+  setText(ui.notice, isEnded ? "" : screen.notice);
+  renderJoinTexts(screen);
+  ui.nameField.hidden = isEnded;
   setText(ui.nameError, fieldError);
   ui.name.ariaInvalid = String(fieldError !== "");
-  ui.unsentField.hidden = !isEnd || !door.unsent;
-  ui.unsent.value = isEnd ? door.unsent : "";
-  setText(ui.go, isEnd ? "To the start" : door.at === "home" ? "Start a chat" : "Join");
-  ui.go.ariaBusy = !isEnd && door.busy ? "true" : null;
-  const chats = door.at === "home" ? door.chats : [];
-  ui.before.hidden = chats.length === 0;
+  ui.unsentField.hidden = !isEnded || !screen.unsent;
+  ui.unsent.value = isEnded ? screen.unsent : "";
+  ui.joinSubmit.ariaBusy = !isEnded && screen.isBusy ? "true" : null;
+  ui.savedChats.hidden = chats.length === 0;
   reconcile(ui.chats, chats.map(chatRow), drawChat);
 }
 
-function doorTitle(door: Home | Joining | Ended): string {
-  if (door.at === "ended") return door.sentence;
-  return door.at === "home" ? "Watch Party" : "Join the chat";
+function renderJoinTexts(screen: HomeState | JoinState | EndedState): void {
+  switch (screen.screen) {
+    case "home":
+      return setJoinTexts(getText("app.name"), getText("home.text"), getText("home.start"));
+    case "join":
+      return setJoinTexts(getText("join.title"), describePreview(screen.preview), getText("join.submit"));
+    case "ended":
+      return setJoinTexts(screen.sentence, getText("ended.text"), getText("ended.home"));
+    default:
+      return screen satisfies never;
+  }
 }
 
-function doorText(door: Home | Joining | Ended): string {
-  if (door.at === "home") return "A private chat for up to six. Nothing is saved: when it ends, it is gone.";
-  if (door.at === "ended") return "Nothing of it was saved.";
-  if (!door.look) return "Looking who is there…";
-  const { members, seats_left } = door.look;
-  const free = seats_left === 1 ? "One seat is free." : `${seats_left} seats are free.`;
-  return `${listNames(members)} ${members.length === 1 ? "is" : "are"} here. ${free}`;
+function setJoinTexts(title: string, text: string, button: string): void {
+  setText(ui.joinTitle, title);
+  setText(ui.joinText, text);
+  setText(ui.joinSubmit, button);
+}
+
+/** "Ana and Jonas are in this chat. There is room for 4 more." */
+function describePreview(preview: InvitePreview | undefined): string {
+  if (!preview) return getText("join.loading");
+  const { members, seats_left } = preview;
+  const names = getText("join.members", { names: listNames(members), count: members.length });
+  return `${names} ${getText("join.room", { count: seats_left })}`;
 }
 
 interface ChatRow {
@@ -1521,8 +2042,8 @@ interface ChatRow {
 }
 
 function chatRow({ session, title }: SavedChat): ChatRow {
-  const left = timeLeft(Date.parse(session.expires_at) - serverNow());
-  return { key: session.chat_id, title, left: `${left} left` };
+  const time = formatDuration(Date.parse(session.expires_at) - serverNow());
+  return { key: session.chat_id, title, left: getText("time.left", { time }) };
 }
 
 function drawChat({ key, title, left }: ChatRow): HTMLElement {
@@ -1530,91 +2051,103 @@ function drawChat({ key, title, left }: ChatRow): HTMLElement {
   return make("li", {}, make("a", { href: `/${key}` }, drawTitle(title), time));
 }
 
-/** Name by name, so that where room is short each loses its end, which in Hebrew is on the left. */
+/**
+ * Draws a title with an element per name, so that in a narrow header each name is cut at its own end, which is on the
+ * left in Hebrew. The elements isolate the names, so the isolating characters are not needed here.
+ */
 function drawTitle(title: string): HTMLElement {
   const parts = title.replace(/[\u2068\u2069]/g, "").split(/(, | \+\d$)/);
-  return make(
-    "span",
-    { className: "title" },
-    ...parts.map((part, index) => (index % 2 ? part : make("bdi", {}, part))),
-  );
+  const nodes = parts.map((part, index) => (index % 2 ? part : make("bdi", {}, part)));
+  return make("span", { className: "title" }, ...nodes);
 }
 
-function renderChat(live: Live): void {
-  reconcile(ui.title, [{ key: live.title }], ({ key }) => drawTitle(key));
-  // None before it is known who sits there: six empty ones would flash by.
-  reconcile(ui.seats, live.loaded ? seatRows(live) : [], drawSeat);
-  ui.seats.ariaLabel = `People: ${live.members.length} of ${SEATS} here`;
-  setText(ui.forgetful, isForgetful ? "This browser keeps nothing. Don't close this tab." : "");
-  setText(ui.banner, live.offline ? "Connection lost. Trying again…" : "");
-  renderEnding(live);
-  renderInvitation(live);
-  renderLog(live);
-  renderPeople(live);
+function renderChat(chat: ChatState): void {
+  // A list of one: `reconcile` draws the title only when it changes.
+  reconcile(ui.title, [{ key: chat.title }], ({ key }) => drawTitle(key));
+  // No seats before the members are known: six empty circles would flash up.
+  reconcile(ui.seats, chat.isLoaded ? seatRows(chat) : [], drawSeat);
+  ui.seats.ariaLabel = getText("chat.people", { count: chat.members.length, max: SEATS });
+  setText(ui.unsaved, isUnsaved ? getText("chat.unsaved") : "");
+  setText(ui.banner, chat.isOffline ? getText("chat.offline") : "");
+  renderEnding(chat);
+  renderInvite(chat);
+  renderLog(chat);
+  renderPeople(chat);
+  renderQuestion(chat.question, chat);
+  renderApiPanel(chat);
 }
 
 interface SeatRow {
   key: string;
   letter: string;
   hue: number | undefined;
-  online: boolean;
+  isOnline: boolean;
 }
 
-/** Six seats; those without a member are empty circles. */
-function seatRows(live: Live): SeatRow[] {
+/** Six seats. A seat without a member is an empty circle. */
+function seatRows(chat: ChatState): SeatRow[] {
   return Array.from({ length: SEATS }, (_, index) => {
-    const member = live.members[index];
-    if (!member) return { key: `seat ${index}`, letter: "", hue: undefined, online: true };
-    const { id, username, online } = member;
-    return { key: id, letter: initial(username), hue: live.hues[id], online };
+    const member = chat.members[index];
+    return member ? memberSeat(chat, member) : { key: `seat ${index}`, letter: "", hue: undefined, isOnline: true };
   });
 }
 
-function drawSeat({ letter, hue, online }: Omit<SeatRow, "key">): HTMLElement {
-  const seat = make("span", { className: online ? "seat" : "seat absent", ariaHidden: "true" });
-  // Drawn by the style sheet, as it is no part of what the button around it is called.
+function memberSeat(chat: ChatState, { id, username, online }: MemberView): SeatRow {
+  return { key: id, letter: initial(username), hue: chat.hues[id], isOnline: online };
+}
+
+function drawSeat({ letter, hue, isOnline }: Omit<SeatRow, "key">): HTMLElement {
+  const seat = make("span", { className: isOnline ? "seat" : "seat absent", ariaHidden: "true" });
+  // The style sheet draws the letter. As text it would be part of the name of the button around it.
   seat.dataset["letter"] = letter;
-  if (hue !== undefined && online) seat.dataset["hue"] = String(hue);
+  if (hue !== undefined && isOnline) seat.dataset["hue"] = String(hue);
   return seat;
 }
 
-function renderEnding(live: Live): void {
-  const left = live.expiresAt - serverNow();
-  ui.ending.hidden = !live.loaded || left > COUNTDOWN_MS;
-  setText(ui.endingText, `Your six hours here end in ${timeLeft(left)}.`);
-  ui.goOn.hidden = !isCreator(live);
+/** The countdown, shown for the last quarter of an hour. Only the creator can continue, as only they can invite. */
+function renderEnding(chat: ChatState): void {
+  const left = chat.expiresAt - serverNow();
+  const countdown = getText("chat.closing", { time: formatDuration(left) });
+  ui.ending.hidden = !chat.isLoaded || left > COUNTDOWN_MS;
+  setText(ui.endingText, chat.continueError ? `${countdown} ${chat.continueError}` : countdown);
+  ui.continueChat.hidden = !isCreator(chat);
 }
 
-function isCreator(live: Live): boolean {
-  return live.members.some((member) => member.you && member.creator);
+function isCreator(chat: ChatState): boolean {
+  return chat.members.some((member) => member.you && member.creator);
 }
 
-/** By the number of seats left. */
-const INVITE_TEXTS = [
-  "All seats are taken. The link works again once one is free.",
-  "Send this to one more person.",
-  ...["two", "three", "four", "five"].map((number) => `Send this to up to ${number} people.`),
-];
+/** The invitation is one panel in two places: in the middle of a new chat, later in a dialog. */
+function renderInvite(chat: ChatState): void {
+  ui.inviteOpen.hidden = !isCreator(chat);
+  ui.inlineInvite.hidden = !chat.isInviting;
+  // Only if it is elsewhere: moving an element to where it is already takes the focus from it.
+  if (chat.isInviting && ui.invite.parentElement !== ui.inlineInvite) ui.inlineInvite.append(ui.invite);
+  // Until the first poll, the members are unknown; the creator is one in any case.
+  const taken = Math.max(1, chat.members.length);
+  const free = SEATS - taken;
+  setText(ui.inviteText, free ? getText("invite.seatsFree", { count: free }) : getText("invite.seatsFull"));
+  setText(ui.inviteCount, getText("invite.count", { count: taken, max: SEATS }));
+  setText(ui.inviteStatus, chat.inviteStatus);
+  drawLink(chat.invite?.magic_link ?? "");
+}
 
-/** One panel in two places: in the middle of a new chat, later in a dialog. */
-function renderInvitation(live: Live): void {
-  ui.inviteOpen.hidden = !isCreator(live);
-  ui.here.hidden = !live.inviting;
-  if (live.inviting && ui.invite.parentElement !== ui.here) ui.here.append(ui.invite);
-  const taken = Math.max(1, live.members.length);
-  setText(ui.inviteText, INVITE_TEXTS[SEATS - taken] ?? "");
-  setText(ui.seatsLeft, `${taken} of ${SEATS} here.`);
-  setText(ui.inviteStatus, live.inviteStatus);
-  const link = live.invite?.magic_link ?? "";
-  if (ui.link.value === link) return;
+/** The link that the field and the QR code show. */
+let drawnLink = "";
+
+/** Draws only a new link: a QR code takes milliseconds, and setting a field's value would undo a selection in it. */
+function drawLink(link: string): void {
+  if (link === drawnLink) return;
+  drawnLink = link;
   ui.link.value = link;
   drawCode(ui.qr, link, 224);
 }
 
 /**
- * A QR code about `size` CSS pixels wide with its margin of 4 modules, black on white in any theme. Modules
- * are whole device pixels, so that no edge blurs: 41 modules and the margin into 224 px are 49 of 5 px at
- * ratio 1, which makes 245, and 49 of 9 at ratio 2, 441 of them or 220.5 px.
+ * Draws a QR code, about `size` CSS pixels wide including a margin of 4 modules. It is black on white in any theme,
+ * as scanners expect. Each module is a whole number of device pixels, so that no edge blurs. Example: 41 modules and
+ * the margin are 49. For 224 px at ratio 1, a module is round(224 / 49) = 5 pixels and the code 245 px wide; at
+ * ratio 2, a module is round(448 / 49) = 9 pixels and the code 441 device pixels or 220.5 px wide.
  */
 function drawCode(canvas: HTMLCanvasElement, text: string, size: number, round = Math.round): void {
   const code = generate(text);
@@ -1632,174 +2165,276 @@ function drawCode(canvas: HTMLCanvasElement, text: string, size: number, round =
       if (code.get(x, y)) pen.fillRect((x + 4) * module, (y + 4) * module, module, module);
 }
 
-function showLargeCode(): void {
-  drawCode(ui.largeQr, ui.link.value, Math.min(innerWidth, innerHeight), Math.floor);
+function openLargeCode(): void {
+  // Rounded down, so that the code never exceeds the screen.
+  drawCode(ui.largeQr, drawnLink, Math.min(innerWidth, innerHeight), Math.floor);
   ui.large.showModal();
 }
 
-/** Whether the end of the log was what is being read, before the screen changed its size. */
-let stuck = true;
+/** True once the log has been filled and announces what is added to it. */
+let isLogLive = false;
+/** Whether the log was scrolled to its end before the screen last changed. */
+let wasAtEnd = true;
 
+function renderLog(chat: ChatState): void {
+  const rows = logRows(chat, Date.now());
+  wasAtEnd = isNearEnd();
+  const anchors = wasAtEnd ? [] : visibleItems();
+  // Only news fades in. Without `isLogLive`, the whole history would when the chat opens.
+  reconcile(ui.list, rows, drawRow, isLogLive ? "fresh" : "");
+  setText(ui.empty, rows.length || chat.isInviting || !chat.isLoaded ? "" : describeEmptyLog(chat));
+  // In a new chat, the invitation has the screen to itself until someone writes.
+  ui.log.hidden = chat.isInviting && rows.length === 0;
+  if (wasAtEnd) scrollToEnd();
+  else restoreScroll(anchors);
+  ui.pill.hidden = chat.below === 0;
+  setText(ui.pill, getText("log.below", { count: chat.below }));
+  if (chat.isLoaded) announceLog();
+}
+
+/** Turns the log into a live region, after it has been filled: a screen reader must not read out the history. */
+function announceLog(): void {
+  isLogLive = true;
+  Object.assign(ui.log, { role: "log", ariaLabel: getText("log.label") });
+}
+
+/** True if the log shows its last messages, so that it should follow new ones. */
 function isNearEnd(): boolean {
-  // To measure an empty log would only make the browser lay the page out before it has to.
+  // Measuring an empty log would only force the browser to lay out the page early.
   if (!ui.list.hasChildNodes()) return true;
   const { scrollHeight, scrollTop, clientHeight } = ui.log;
   return scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
 }
 
-function renderLog(live: Live): void {
-  const rows = logRows(live, Date.now());
-  stuck = isNearEnd();
-  const anchors = stuck ? [] : itemsInView();
-  const wasLoaded = ui.log.role === "log";
-  reconcile(ui.list, rows, drawRow, wasLoaded ? "fresh" : "");
-  setText(ui.empty, rows.length || live.inviting || !live.loaded ? "" : emptyNote(live));
-  ui.log.hidden = live.inviting && rows.length === 0;
-  if (stuck) scrollToEnd();
-  else holdStill(anchors);
-  ui.pill.hidden = live.below === 0;
-  setText(ui.pill, live.below === 1 ? "1 new message ↓" : `${live.below} new messages ↓`);
-  // Only now: history is not news, and is not to be read out.
-  if (live.loaded) Object.assign(ui.log, { role: "log", ariaLabel: "Messages" });
+function describeEmptyLog(chat: ChatState): string {
+  return `${getText("chat.empty")} ${describeInviter(chat)}`;
 }
 
-function emptyNote(live: Live): string {
-  return `Nobody has written yet. ${linkNote(live)}`;
-}
-
-/** To whom those turn who would like to bring somebody. */
-function linkNote(live: Live): string {
-  const creator = live.members.find((member) => member.creator);
-  if (!creator) return "Whoever started this chat has left, so nobody can invite any more.";
-  return creator.you ? "" : `To bring somebody in, ask ${isolate(creator.username)} for the link.`;
+/** Tells a guest whom to ask for an invitation; empty for the creator. */
+function describeInviter(chat: ChatState): string {
+  const creator = chat.members.find((member) => member.creator);
+  if (!creator) return getText("invite.creatorLeft");
+  return creator.you ? "" : getText("invite.askCreator", { name: isolateName(creator.username) });
 }
 
 function scrollToEnd(): void {
   if (ui.list.hasChildNodes()) ui.log.scrollTop = ui.log.scrollHeight;
 }
 
-/** The items from the top of what is read on, with their places in the list. */
-function itemsInView(): [HTMLElement, number][] {
+/** Returns the items from the top of the visible part on, with their positions in the list. */
+function visibleItems(): [HTMLElement, number][] {
   const top = ui.log.offsetTop + ui.log.scrollTop;
   return childrenOf(ui.list)
     .filter((item) => item.offsetTop + item.offsetHeight > top)
     .map((item) => [item, item.offsetTop]);
 }
 
-/** What is being read stays where it is, whatever leaves above it. (`overflow-anchor` is not everywhere.) */
-function holdStill(anchors: readonly [HTMLElement, number][]): void {
-  const [item, top = 0] = anchors.find(([one]) => one.isConnected) ?? [];
+/**
+ * Keeps the text under the reader's eyes in place when rows above it leave. Uses the first visible item that still
+ * exists. (`overflow-anchor` does this in some browsers only, and is switched off so that the two don't add up.)
+ */
+function restoreScroll(anchors: readonly [HTMLElement, number][]): void {
+  const [item, top = 0] = anchors.find(([anchor]) => anchor.isConnected) ?? [];
   if (item) ui.log.scrollTop += item.offsetTop - top;
+}
+
+function drawRow(row: Row): HTMLElement {
+  switch (row.kind) {
+    case "gap":
+      return make("li", { className: "line" }, getText("log.gap"));
+    case "line":
+      return drawLine(row);
+    case "message":
+      return drawMessage(row);
+    default:
+      return row satisfies never;
+  }
+}
+
+function drawLine({ name, change }: LineRow): HTMLElement {
+  const template = change === "joined" ? "log.joined" : "log.left";
+  return make("li", { className: "line" }, ...fillTemplate(template, { name: make("bdi", {}, name) }));
+}
+
+/** `dir=auto` lets each message find its own direction from its first letter. */
+function drawMessage(row: MessageRow): HTMLElement {
+  const sentAt = new Date(row.at);
+  const time = make("time", { dateTime: row.at, title: FULL_TIME.format(sentAt) }, formatTime(sentAt));
+  // Each row repeats name and time for screen readers. The style sheet shows them for the first of a group only.
+  const author = make("bdi", {}, row.isOwn ? getText("message.you") : row.name);
+  const bubble = make("div", { className: "bubble", dir: "auto" }, ...splitLinks(row.text).map(drawPart));
+  bubble.classList.toggle("emoji", isEmojiOnly(row.text));
+  // The style sheet draws it, and only after half a second, so that it does not flash up with every message.
+  if (row.status === "sending") bubble.dataset["status"] = getText("message.sending");
+  const item = make("li", { className: "message" }, make("div", { className: "meta" }, author, " ", time), bubble);
+  item.dataset["hue"] = String(row.hue);
+  item.classList.toggle("own", row.isOwn);
+  item.classList.toggle("first", row.isFirst);
+  item.classList.toggle("sending", row.status === "sending");
+  item.classList.toggle("failed", row.status === "failed" || row.status === "stale");
+  const status = drawStatus(row);
+  if (status) item.append(status);
+  return item;
+}
+
+/** `noreferrer` keeps the chat's address from the other site, `noopener` keeps that site from controlling this tab. */
+function drawPart({ text, href }: { text: string; href?: string }): Node | string {
+  return href ? make("a", { href, target: "_blank", rel: "noopener noreferrer nofollow" }, text) : text;
+}
+
+/** Under a message that was not sent: the reason, and what the person can do about it. */
+function drawStatus({ key, status, why }: MessageRow): HTMLElement | undefined {
+  if (status === "sent" || status === "sending") return undefined;
+  const isOld = status === "stale";
+  const reason = why || getText(isOld ? "message.stale" : "message.failed");
+  const again = isOld
+    ? makeButton("resendMessage", getText("message.resend"), key)
+    : makeButton("retryMessage", getText("message.retry"), key);
+  const discard = makeButton("discardMessage", getText("message.delete"), key);
+  return make("div", { className: "status" }, make("span", { className: "error" }, reason), again, discard);
+}
+
+interface PersonRow extends SeatRow {
+  name: string;
+  isYou: boolean;
+  note: string;
+  isRemovable: boolean;
+}
+
+function renderPeople(chat: ChatState): void {
+  const rows = chat.members.map((member) => personRow(chat, member));
+  reconcile(ui.members, rows, drawPerson);
+  setText(ui.inviteHint, describeInviter(chat));
+  ui.end.hidden = !isCreator(chat);
+}
+
+function personRow(chat: ChatState, member: MemberView): PersonRow {
+  const presence = getText(member.online ? "people.online" : "people.away");
+  return {
+    ...memberSeat(chat, member),
+    name: member.username,
+    isYou: member.you,
+    note: member.creator ? `${presence} · ${getText("people.creator")}` : presence,
+    isRemovable: isCreator(chat) && !member.you,
+  };
+}
+
+function drawPerson(row: PersonRow): HTMLElement {
+  const name = make("bdi", {}, row.name);
+  const nodes = row.isYou ? fillTemplate("people.you", { name }) : [name];
+  const item = make("li", {}, drawSeat(row), make("span", { className: "who" }, ...nodes, make("span", {}, row.note)));
+  if (!row.isRemovable) return item;
+  const remove = makeButton("askToRemove", getText("people.remove"), row.key);
+  // Several buttons called "Remove" would sound alike.
+  remove.ariaLabel = getText("people.removeNamed", { name: row.name });
+  item.append(remove);
+  return item;
+}
+
+/** The question's texts. They stay when the question is gone, because its dialog may still be fading out. */
+function renderQuestion(question: Question | undefined, chat: ChatState): void {
+  if (!question) return;
+  const { title, text, action } = describeQuestion(question, chat);
+  setText(ui.questionTitle, title);
+  setText(ui.questionText, text);
+  setText(ui.confirm, action);
+  setText(ui.questionError, question.error);
+  ui.confirm.ariaBusy = question.isBusy ? "true" : null;
+  ui.revokeField.hidden = question.kind !== "remove";
+}
+
+function describeQuestion(question: Question, chat: ChatState): { title: string; text: string; action: string } {
+  switch (question.kind) {
+    case "leave": {
+      const text = getText("leave.text");
+      const warning = isCreator(chat) ? ` ${getText("leave.creator")}` : "";
+      return { title: getText("leave.title"), text: text + warning, action: getText("people.leave") };
+    }
+    case "end":
+      return { title: getText("end.title"), text: getText("end.text"), action: getText("people.end") };
+    case "remove": {
+      const title = getText("remove.title", { name: isolateName(question.name) });
+      return { title, text: getText("remove.text"), action: getText("people.remove") };
+    }
+    default:
+      return question satisfies never;
+  }
+}
+
+/** The panel is empty while it is closed, so that no token stays in the page. */
+function renderApiPanel(chat: ChatState): void {
+  const isRevealed = chat.apiPanel === "revealed";
+  const token = isRevealed ? chat.session.session_token : "YOUR_TOKEN";
+  const inviteToken = (isRevealed && chat.invite?.invite_token) || "INVITE_TOKEN";
+  const url = `${location.origin}/${chat.session.chat_id}`;
+  const rows = commandRows(url, token, inviteToken, navigator.userAgent.includes("Windows"));
+  reconcile(ui.commands, chat.apiPanel === "closed" ? [] : rows, drawCommand);
+  // As high as its text, which can only be measured once the field is in the page.
+  for (const field of ui.commands.querySelectorAll("textarea")) field.style.height = `${field.scrollHeight + 2}px`;
+  setText(ui.toggleTokens, getText(isRevealed ? "api.hide" : "api.show"));
+}
+
+function drawCommand({ label, command }: CommandRow): HTMLElement {
+  const field = make("textarea", { readOnly: true, value: command, ariaLabel: label, spellcheck: false });
+  return make("div", { className: "command" }, label, makeButton("copyCommand", getText("action.copy")), field);
+}
+
+/** Removes a chat's content from the screen when the page leaves it: the next chat must not show any of it. */
+function clearChat(): void {
+  stopPolling();
+  for (const dialog of document.querySelectorAll("dialog")) dialog.close();
+  ui.list.replaceChildren();
+  ui.commands.replaceChildren();
+  Object.assign(ui.log, { role: null, ariaLabel: null });
+  isLogLive = false;
+  ui.link.value = drawnLink = "";
+}
+
+// ---------------------------------------------------------------------------------------------------------
+// Elements. Helpers that create and update elements and know nothing about chats. Strings only ever become text
+// nodes and properties here, never markup.
+
+/** The data that each list item was drawn from, as JSON. */
+const drawnItems = new WeakMap<Element, string>();
+
+/**
+ * Makes the children of `list` match `items`. It draws only items that are new or changed, so that focus, selection
+ * and a screen reader's position survive. New items get the class `newClass`, if there is one.
+ */
+function reconcile<T extends { key: string }>(
+  list: HTMLElement,
+  items: readonly T[],
+  draw: (item: T) => HTMLElement,
+  newClass = "",
+): void {
+  const old = new Map(childrenOf(list).map((child) => [child.dataset["key"], child]));
+  const wanted = items.map((item) => {
+    const json = JSON.stringify(item);
+    const before = old.get(item.key);
+    if (before && drawnItems.get(before) === json) return before;
+    const element = draw(item);
+    element.dataset["key"] = item.key;
+    drawnItems.set(element, json);
+    if (newClass && !before) element.classList.add(newClass);
+    return element;
+  });
+  replaceChildren(list, old.values(), wanted);
+}
+
+/** Moves as little as possible: an element that is moved loses its focus and restarts its animation. */
+function replaceChildren(list: HTMLElement, old: Iterable<HTMLElement>, wanted: readonly HTMLElement[]): void {
+  const kept = new Set(wanted);
+  for (const child of old) if (!kept.has(child)) child.remove();
+  wanted.forEach((child, index) => {
+    if (list.children[index] !== child) list.insertBefore(child, list.children[index] ?? null);
+  });
 }
 
 function childrenOf(list: HTMLElement): HTMLElement[] {
   return [...list.children].filter((child) => child instanceof HTMLElement);
 }
 
-function drawRow(row: Row): HTMLElement {
-  if (row.kind === "gap") return make("li", { className: "line" }, "Older messages are gone");
-  if (row.kind === "line") return make("li", { className: "line" }, make("bdi", {}, row.name), ` ${row.verb}`);
-  const sentAt = new Date(row.at);
-  const title = FULL_TIME.format(sentAt);
-  const time = make("time", { dateTime: row.at, title }, clockTime(sentAt));
-  const meta = make("div", { className: "meta" }, make("bdi", {}, row.own ? "You" : row.name), " ", time);
-  const bubble = make("div", { className: "bubble", dir: "auto" }, ...splitLinks(row.text).map(drawPart));
-  bubble.classList.toggle("emoji", isEmojiOnly(row.text));
-  const item = make("li", { className: "message" }, meta, bubble);
-  item.dataset["hue"] = String(row.hue);
-  item.classList.toggle("own", row.own);
-  item.classList.toggle("first", row.first);
-  item.classList.toggle("sending", row.status === "sending");
-  if (row.status === "failed" || row.status === "stale") markFailed(item, row);
-  return item;
-}
-
-function drawPart({ text, href }: { text: string; href?: string }): Node | string {
-  return href ? make("a", { href, target: "_blank", rel: "noopener noreferrer nofollow" }, text) : text;
-}
-
-function markFailed(item: HTMLElement, row: MessageRow): void {
-  item.classList.add("failed");
-  const isOld = row.status === "stale";
-  const again = make("button", { className: "plain" }, isOld ? "Send again?" : "Retry");
-  if (isOld) again.dataset["again"] = row.key;
-  onClick(again, () => retry(row.key));
-  const drop = make("button", { className: "plain" }, "Delete");
-  onClick(drop, () => dispatch({ type: "discarded", key: row.key }));
-  const why = row.why || (isOld ? "Perhaps sent already." : "Not sent.");
-  item.append(make("div", { className: "status" }, make("span", { className: "error" }, why), again, drop));
-}
-
-interface PersonRow extends SeatRow {
-  name: string;
-  you: string;
-  note: string;
-  removable: boolean;
-}
-
-function renderPeople(live: Live): void {
-  const seats = seatRows(live);
-  const rows = live.members.map(({ username, online, you, creator }, index): PersonRow => {
-    const seat = seats[index] ?? { key: "", letter: "", hue: undefined, online };
-    const roles = [online ? "here" : "away", creator && "started this chat"].filter(Boolean).join(", ");
-    return { ...seat, name: username, you: you ? " (you)" : "", note: roles, removable: isCreator(live) && !you };
-  });
-  reconcile(ui.members, rows, drawPerson);
-  setText(ui.askForLink, linkNote(live));
-  ui.end.hidden = !isCreator(live);
-}
-
-function drawPerson(row: PersonRow): HTMLElement {
-  const who = make("span", { className: "who" }, make("bdi", {}, row.name), row.you, make("span", {}, row.note));
-  const item = make("li", {}, drawSeat(row), who);
-  if (!row.removable) return item;
-  const remove = make("button", { className: "plain", ariaLabel: `Remove ${row.name}` }, "Remove");
-  onClick(remove, () => askToRemove(row.key, row.name));
-  item.append(remove);
-  return item;
-}
-
-function addCommand([label, text]: [string, string]): void {
-  const field = make("textarea", { readOnly: true, value: text, ariaLabel: label, spellcheck: false });
-  const button = make("button", { className: "plain" }, "Copy");
-  onClick(button, () => void copy(field).then((status) => setText(button, status)));
-  ui.commands.append(make("div", { className: "command" }, label, button, field));
-  // As high as its text, which can be measured only now.
-  field.style.height = `${field.scrollHeight + 2}px`;
-}
-
-/** What an item looked like when it was drawn. */
-const marks = new WeakMap<Element, string>();
-
-/**
- * Makes a list's children those of `items`, drawing anew only what has changed, so that focus, selection and
- * a screen reader's place survive. New ones get the class `fresh`.
- */
-function reconcile<T extends { key: string }>(
-  list: HTMLElement,
-  items: readonly T[],
-  draw: (item: T) => HTMLElement,
-  fresh = "",
-): void {
-  const old = new Map(childrenOf(list).map((child) => [child.dataset["key"], child]));
-  const wanted = items.map((item) => {
-    const mark = JSON.stringify(item);
-    const before = old.get(item.key);
-    if (before && marks.get(before) === mark) return before;
-    const element = draw(item);
-    element.dataset["key"] = item.key;
-    marks.set(element, mark);
-    if (fresh && !before) element.classList.add(fresh);
-    return element;
-  });
-  const stays = new Set<Element>(wanted);
-  for (const child of old.values()) if (!stays.has(child)) child.remove();
-  wanted.forEach((child, index) => {
-    if (list.children[index] !== child) list.insertBefore(child, list.children[index] ?? null);
-  });
-}
-
-/** An element with properties and children; text becomes text nodes, never markup. */
+/** Creates an element with properties and children. Strings among the children become text nodes. */
 function make<K extends keyof HTMLElementTagNameMap>(
   tag: K,
   properties: Partial<HTMLElementTagNameMap[K]>,
@@ -1810,175 +2445,211 @@ function make<K extends keyof HTMLElementTagNameMap>(
   return element;
 }
 
-/** Writing the same text again would make a screen reader say it again. */
+/** Creates a button for `onAction`. `id` tells its action which message or member it is for. */
+function makeButton(action: Action, label: string, id = ""): HTMLButtonElement {
+  const button = make("button", { className: "plain" }, label);
+  button.dataset["action"] = action;
+  button.dataset["id"] = id;
+  return button;
+}
+
+/** Fills a text's placeholders with elements instead of strings. */
+function fillTemplate(key: TextKey, nodes: Readonly<Record<string, Node>>): (Node | string)[] {
+  const parts = getTemplate(key, 1).split(/\{(\w+)\}/);
+  return parts.map((part, index) => (index % 2 ? (nodes[part] ?? "") : part)).filter((part) => part !== "");
+}
+
+/** Skips a text that is already there: writing it again would make a screen reader say it again. */
 function setText(element: HTMLElement, text: string): void {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** Focuses the heading, so that a screen reader starts there and no keyboard opens. */
 function openDialog(dialog: HTMLDialogElement): void {
   dialog.showModal();
   dialog.querySelector("h2")?.focus();
 }
 
-/** A chat leaves the screen: nothing of it stays behind. */
-function leaveScreen(): void {
-  stopPolling();
-  for (const dialog of document.querySelectorAll("dialog")) dialog.close();
-  ui.list.replaceChildren();
-  Object.assign(ui.log, { role: null, ariaLabel: null });
-  ui.link.value = "";
-}
-
-/** A finger, for which Enter breaks the line and a keyboard covers half the screen. */
+/** True on a touch screen, where Enter breaks the line and a keyboard covers half the page. */
 function isTouch(): boolean {
   return matchMedia("(pointer: coarse)").matches;
 }
 
-/** On a touch screen nothing is focused unasked: the keyboard would jump up. */
+/** Fills in the last name used. Focuses the field, but not on a touch screen, where the keyboard would jump up. */
 function focusName(): void {
-  ui.name.value ||= stored("name") ?? "";
+  // A name that is being typed stays.
+  ui.name.value ||= loadItem("name") ?? "";
   if (!isTouch()) ui.name.focus();
 }
 
 // ---------------------------------------------------------------------------------------------------------
-// Start: what a person or the browser does, and what is done then.
+// Actions and start. Buttons and forms carry their action in `data-action`; one listener on the document runs it.
+// The rest are events of the browser: keys, scrolling, visibility, the network, the keyboard on a touch screen.
 
-function onKey(event: KeyboardEvent): void {
-  // While an IME composes, Enter chooses a word; old Safari says so by 229 alone.
-  if (event.key !== "Enter" || event.isComposing || event.keyCode === 229) return;
-  if (event.ctrlKey || event.metaKey || (!event.shiftKey && !isTouch())) {
-    event.preventDefault();
-    send();
-  }
+type FormAction = "submitName" | "sendDraft" | "confirmQuestion";
+type InviteAction = "openInvite" | "closeInvite" | "copyLink" | "replaceInvite" | "openCode";
+type PeopleAction = "openPeople" | "askToLeave" | "askToEnd" | "askToRemove";
+type ApiAction = "openApi" | "toggleTokens" | "copyCommand";
+type LogAction = "continueChat" | "showNewest" | "retryMessage" | "resendMessage" | "discardMessage";
+type Action = FormAction | InviteAction | PeopleAction | ApiAction | LogAction | "closeDialog";
+
+/** The function for each action. `source` is the button or form; `id` is its `data-id`, if it has one. */
+export const ACTIONS: Readonly<Record<Action, (source: HTMLElement, id: string) => unknown>> = {
+  submitName,
+  sendDraft,
+  confirmQuestion,
+  openInvite: openInviteDialog,
+  closeInvite,
+  copyLink,
+  replaceInvite,
+  openCode: openLargeCode,
+  openPeople: () => openDialog(ui.people),
+  openApi: openApiPanel,
+  toggleTokens,
+  copyCommand,
+  askToLeave: () => askQuestion({ kind: "leave" }),
+  askToEnd: () => askQuestion({ kind: "end" }),
+  askToRemove: (_, id) => askToRemove(id),
+  closeDialog: (source) => source.closest("dialog")?.close(),
+  continueChat: continueInNewChat,
+  showNewest,
+  retryMessage: (_, id) => retryMessage(id),
+  resendMessage: (_, id) => resendMessage(id),
+  discardMessage: (_, key) => dispatch({ type: "discarded", key }),
+};
+
+function isAction(name: string | undefined): name is Action {
+  return name !== undefined && Object.hasOwn(ACTIONS, name);
 }
 
-let logTop = 0;
-
-/** A keyboard or a banner came or went: the end stays the end, and what is read above stays where it was. */
-function onLogSize(): void {
-  const { top } = ui.log.getBoundingClientRect();
-  if (stuck) scrollToEnd();
-  else ui.log.scrollTop += top - logTop;
-  logTop = top;
+/**
+ * Runs the action of the pressed button or submitted form. Buttons that are drawn later need no listener, and none can
+ * be forgotten: a test compares the actions with the buttons.
+ */
+function onAction(event: Event): void {
+  const isSubmit = event.type === "submit";
+  const target = event.target instanceof Element ? event.target : undefined;
+  const source = target?.closest<HTMLElement>(isSubmit ? "form" : "button[data-action]");
+  if (isSubmit) event.preventDefault();
+  const action = source?.dataset["action"];
+  if (source && isAction(action)) ACTIONS[action](source, source.dataset["id"] ?? "");
 }
 
-function onScroll(): void {
-  stuck = isNearEnd();
-  if (stuck && state.at === "live" && state.below) dispatch({ type: "seen", below: false });
+/** A press beside a dialog closes it. The target is then the dialog itself, as its content covers all of it. */
+function onBackdrop(event: MouseEvent): void {
+  if (event.target instanceof HTMLDialogElement) event.target.close();
 }
 
-let lastTick = Date.now();
-
-/** Every ten seconds: the countdown, the times left, keys that grow too old. */
-function onTick(): void {
-  const pause = Date.now() - lastTick;
-  lastTick += pause;
-  // Longer than browsers slow down hidden tabs: the computer slept, and its connections are dead.
-  if (pause > 90_000) startPolling();
-  render();
-}
-
-function onVisibility(): void {
-  if (!document.hidden) dispatch({ type: "seen", below: !isNearEnd() });
-  startPolling();
-}
-
-/** iOS lays its keyboard over the page: what is left of the screen is the visual viewport. */
-function fitViewport(): void {
-  const view = visualViewport;
-  // Zoomed in, the page has to stay as it is.
-  if (!view || Math.abs(view.scale - 1) > 0.01 || state.at !== "live") return;
-  document.documentElement.style.setProperty("--height", `${view.height}px`);
-  scrollTo(0, 0);
-}
-
-/** Links of the page's own lead on without a reload, unless a new tab is wanted. */
+/** Follows links within the page without a reload, unless the person wants a new tab. */
 function onLink(event: MouseEvent): void {
   const link = event.target instanceof Element && event.target.closest("a[href^='/']:not([target])");
   if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
   event.preventDefault();
-  go(link.getAttribute("href") ?? "/");
+  navigateTo(link.getAttribute("href") ?? "/");
 }
 
-/** A dialog closes by its cross, and by a press beside it. */
-function bindDialogs(): void {
-  for (const dialog of document.querySelectorAll("dialog")) {
-    dialog.addEventListener("click", (event) => {
-      if (event.target === dialog) dialog.close();
-    });
-    dialog.querySelector(".close")?.addEventListener("click", () => dialog.close());
-  }
-  onClick(ui.large, () => ui.large.close());
-  onClick(ui.inviteClose, closeInvitation);
-  onClick(ui.questionNo, () => ui.question.close());
-  onSubmit(ui.questionForm, () => void answerYes());
-  ui.api.addEventListener("close", () => ui.commands.replaceChildren());
+/** The button that counts new messages further down. */
+function showNewest(): void {
+  scrollToEnd();
+  if (!isTouch()) ui.message.focus();
 }
 
-function bindButtons(): void {
-  onSubmit(ui.enter, () => void openDoor());
-  onSubmit(ui.composer, send);
-  onClick(ui.inviteOpen, openInvitation);
-  onClick(ui.seats, () => openDialog(ui.people));
-  onClick(ui.copy, () => void copyLink());
-  onClick(ui.renew, () => void renewInvitation());
-  onClick(ui.code, showLargeCode);
-  onClick(ui.goOn, () => void goOn());
-  onClick(ui.leave, askToLeave);
-  onClick(ui.end, askToEnd);
-  onClick(ui.tokenShow, () => void showTokens(ui.tokenShow.textContent === "Show the token"));
-  onClick(ui.apiOpen, () => {
-    openDialog(ui.api);
-    void showTokens(false);
-  });
-  onClick(ui.pill, () => {
-    scrollToEnd();
-    if (!isTouch()) ui.message.focus();
-  });
-  // A finger on the button must not take the focus, or the keyboard goes down.
-  ui.send.addEventListener("pointerdown", (event) => event.preventDefault());
-  ui.sound.checked = stored("sound") !== null;
-  ui.sound.addEventListener("change", () => setSound(ui.sound.checked));
-}
-
-function onClick(element: HTMLElement, action: () => void): void {
-  element.addEventListener("click", action);
-}
-
-function onSubmit(form: HTMLElement, action: () => void): void {
-  form.addEventListener("submit", (event) => {
+/** Enter sends, Shift+Enter breaks the line. On a touch screen, Enter breaks the line, as in other messengers. */
+function onKey(event: KeyboardEvent): void {
+  // While an input method composes, Enter chooses a word. Old versions of Safari report only key code 229 then.
+  if (event.key !== "Enter" || event.isComposing || event.keyCode === 229) return;
+  if (event.ctrlKey || event.metaKey || (!event.shiftKey && !isTouch())) {
     event.preventDefault();
-    action();
-  });
+    sendDraft();
+  }
 }
 
-function bindBrowser(): void {
+/** The log's distance from the top of the window when its size last changed. */
+let logTop = 0;
+
+/** A keyboard or banner resized the log. The end stays in view, and text further up stays where it was. */
+function onLogResize(): void {
+  const { top } = ui.log.getBoundingClientRect();
+  if (wasAtEnd) scrollToEnd();
+  else ui.log.scrollTop += top - logTop;
+  logTop = top;
+}
+
+/** Having scrolled to the end by hand, the person has seen the new messages. */
+function onScroll(): void {
+  wasAtEnd = isNearEnd();
+  if (wasAtEnd && state.screen === "chat" && state.below > 0) dispatch({ type: "viewed", isAtEnd: true });
+}
+
+let lastTick = Date.now();
+
+/** Updates what changes with time alone: the countdown, the time left in each chat, messages that become stale. */
+function onTick(): void {
+  const pause = Date.now() - lastTick;
+  lastTick += pause;
+  // The computer slept. Its connections are dead, but the browser would notice that only after a timeout.
+  if (pause > SLEEP_MS) startPolling();
+  render();
+}
+
+/** A new poll tells the server whether the tab is visible, which decides whose poll it holds. */
+function onVisibility(): void {
+  if (!document.hidden) dispatch({ type: "viewed", isAtEnd: isNearEnd() });
+  startPolling();
+}
+
+/** iOS lays its keyboard over the page. The part of the page that remains visible is the visual viewport. */
+function fitViewport(): void {
+  const view = visualViewport;
+  // A page that is zoomed in has a small viewport too, but must keep its size.
+  if (!view || Math.abs(view.scale - 1) > 0.01 || state.screen !== "chat") return;
+  document.documentElement.style.setProperty("--height", `${view.height}px`);
+  scrollTo(0, 0);
+}
+
+/** Events of the page's elements. `close` does not bubble, so the dialogs that need it have their own listeners. */
+function bindPage(): void {
+  document.addEventListener("click", onAction);
+  document.addEventListener("submit", onAction);
+  document.addEventListener("click", onBackdrop);
   document.addEventListener("click", onLink);
+  document.addEventListener("click", enableSound);
+  document.addEventListener("keydown", enableSound);
+  ui.question.addEventListener("close", () => dispatch({ type: "question closed" }));
+  ui.api.addEventListener("close", () => dispatch({ type: "API panel changed", panel: "closed" }));
+  ui.sound.addEventListener("change", () => setSound(ui.sound.checked));
+  ui.message.addEventListener("input", onDraftInput);
+  ui.message.addEventListener("keydown", onKey);
+  // If the button took the focus from the field, the keyboard of a touch screen would go down.
+  ui.send.addEventListener("pointerdown", (event) => event.preventDefault());
+  ui.log.addEventListener("scroll", onScroll, { passive: true });
+  new ResizeObserver(onLogResize).observe(ui.log);
+}
+
+/** Events of the browser: the tab, the address, the network, the screen. */
+function bindBrowser(): void {
   document.addEventListener("visibilitychange", onVisibility);
-  document.addEventListener("click", wakeSound);
-  document.addEventListener("keydown", wakeSound);
-  addEventListener("popstate", visit);
-  // Browsers say both popstate and hashchange; by the second the token is out of the address.
-  addEventListener("hashchange", () => location.hash && visit());
+  addEventListener("popstate", route);
+  // A browser may report both popstate and hashchange. By the second one, the token is out of the address.
+  addEventListener("hashchange", () => location.hash && route());
+  // The old connection does not survive a change of network.
   addEventListener("online", startPolling);
   addEventListener("pagehide", stopPolling);
   addEventListener("pageshow", (event) => event.persisted && startPolling());
   visualViewport?.addEventListener("resize", fitViewport);
   visualViewport?.addEventListener("scroll", fitViewport);
-  ui.message.addEventListener("input", onDraft);
-  ui.message.addEventListener("keydown", onKey);
-  ui.log.addEventListener("scroll", onScroll, { passive: true });
-  new ResizeObserver(onLogSize).observe(ui.log);
-  setInterval(onTick, 10_000);
+  setInterval(onTick, TICK_MS);
 }
 
+/** Everything that touches the page for the first time. It runs once, after the whole document has been parsed. */
 function start(): void {
   ui = findPage();
   plainIcon = ui.icon.href;
-  bindDialogs();
-  bindButtons();
+  ui.sound.checked = loadItem("sound") !== null;
+  renderStaticTexts();
+  bindPage();
   bindBrowser();
-  visit();
+  route();
 }
 
 if (typeof document !== "undefined") start();

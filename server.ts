@@ -211,7 +211,7 @@ interface Waiter {
 type WaitEnd = "answer" | "retry" | ErrorCode;
 
 export interface AppOptions {
-  /** 32 bytes that sign tokens. Random if not given. */
+  /** 32 bytes that sign tokens. Random if missing. */
   secret?: Buffer;
   /** Milliseconds since 1970. */
   now?: () => number;
@@ -225,7 +225,7 @@ export interface AppOptions {
   rateLimit?: boolean;
   node?: string | undefined;
   metrics?: boolean;
-  /** Receives one line per request (--verbose). */
+  /** Receives one line per request. */
   log?: ((line: string) => void) | undefined;
   /** Receives errors that should never happen. */
   logError?: (error: unknown) => void;
@@ -248,6 +248,8 @@ interface RequestContext {
   readonly socket: Socket;
   /** Milliseconds since 1970. Read again when the body is complete, which can take a while. */
   now: number;
+  /** The body of a request that was queued. It arrives while the request waits. */
+  readonly arriving: ArrivingBody | undefined;
   /** Empty until it is complete. */
   body: Buffer;
   isTooLarge: boolean;
@@ -255,23 +257,15 @@ interface RequestContext {
   bodyExample: string;
 }
 
+type ArrivingBody = { bytes: Buffer; size: number; isDone: boolean; onDone: () => void };
+
 /** A handler's result. Only `sendReply` writes it. */
-interface Reply {
-  readonly kind: "reply";
-  readonly status: number;
-  readonly headers: ReplyHeaders;
-  readonly body: string | Buffer;
-}
+type Reply = { kind: "reply"; status: number; headers: ReplyHeaders; body: string | Buffer };
 type ReplyHeaders = Record<string, string | number>;
 
-/** Bookkeeping per open connection. */
-interface Connection {
-  /** The weight of its queued requests: see `queueWeight`. */
-  queuedBytes: number;
-  /** Answer bytes the peer had taken at `takenAt` (ms), and none since. */
-  takenBytes: number;
-  takenAt: number;
-}
+/** Per connection: the weight of its queued requests (see `queueWeight`), and the answer bytes that its peer had taken
+ * at `takenAt` (ms), and none since. */
+type Connection = { queuedBytes: number; takenBytes: number; takenAt: number };
 
 /** The running server: settings, chats, counters. */
 interface ServerState {
@@ -308,11 +302,11 @@ interface RouteRules {
 }
 type Route = RouteRules & (PublicRoute | MemberRoute);
 type PublicRoute = { caller: "anyone"; handle: (context: RequestContext) => Reply };
-type MemberRoute = {
-  caller: "member" | "creator";
-  handle: (context: RequestContext, member: Member) => Reply | Waiter;
-};
+type MemberRoute = { caller: "member" | "creator"; handle: MemberHandler };
+type MemberHandler = (context: RequestContext, member: Member) => Reply | Waiter;
 
+/** Search engines may list the home page but never a chat. */
+const ROBOTS = "User-agent: *\nAllow: /$\nDisallow: /\n";
 const CREATE_EXAMPLE = '{"username": "Ana"}';
 const JOIN_EXAMPLE = '{"invite_token": "INVITE_TOKEN", "username": "Ana"}';
 const POST_EXAMPLE = '{"text": "Hello"}, or plain text with "Content-Type: text/plain"';
@@ -335,9 +329,6 @@ export const ROUTES: readonly Route[] = [
   { method: "POST", path: "/:chat_id/leave", caller: "member", handle: leaveChat },
   { method: "DELETE", path: "/:chat_id/members/:member_id", caller: "creator", handle: removeMember },
 ];
-
-/** Search engines may list the home page but never a chat. */
-const ROBOTS = "User-agent: *\nAllow: /$\nDisallow: /\n";
 
 const LONGEST_CHAT_ID = NODE_NAME_LENGTH + 1 + RANDOM_ID_LENGTH;
 
@@ -460,10 +451,8 @@ function showHelp(context: RequestContext): Reply {
 /** Prometheus text format, version 0.0.4, after docs/metrics.txt. Only sums: no ids and no names. */
 function showMetrics({ state }: RequestContext): Reply {
   const { chats, errorCounts, loopDelay, loopDelayTotal: total } = state;
-  // Node records the whole interval between two ticks, so a tick is subtracted.
-  const toSeconds = (nanoseconds: number): number => Math.max(0, nanoseconds / 1e9 - LOOP_TICK_MS / SECOND);
-  const [p50, p90, p99] = [50, 90, 99].map((percent) => toSeconds(loopDelay.percentile(percent)));
-  if (loopDelay.count > 0) total.seconds += toSeconds(loopDelay.mean) * loopDelay.count;
+  const [p50, p90, p99] = [50, 90, 99].map((percent) => toDelay(loopDelay.percentile(percent)));
+  if (loopDelay.count > 0) total.seconds += toDelay(loopDelay.mean) * loopDelay.count;
   total.count += loopDelay.count;
   loopDelay.reset();
   const { rss: resident, heapUsed } = process.memoryUsage();
@@ -472,6 +461,11 @@ function showMetrics({ state }: RequestContext): Reply {
   const build = { version: assets.version, node: process.versions.node };
   const values = { ...chats.count(), errors: errors.join(""), ...delay, ...build, startTime, resident, heapUsed };
   return textReply(fillTemplate(assets.metrics, values), "; version=0.0.4");
+}
+
+/** Nanoseconds to seconds, less one tick: Node records the whole interval between two ticks. */
+function toDelay(nanoseconds: number): number {
+  return Math.max(0, nanoseconds / 1e9 - LOOP_TICK_MS / SECOND);
 }
 
 const LOOP_TICK_MS = 10;
@@ -564,10 +558,8 @@ function readSeatKey(context: RequestContext, scope: string): string | undefined
   return key && digest(`${scope} ${key}`);
 }
 
-type Poll = Pick<Waiter, "since" | "wait" | "isStream" | "browser" | "isVisible">;
-
 /** A reader's wishes: the query parameters `since`, `wait`, `browser` and `visible`. */
-function readPoll(context: RequestContext, cursor: number): Poll {
+function readPoll(context: RequestContext, cursor: number): Omit<Waiter, "kind" | "member" | "heldAt"> {
   const query = new URLSearchParams(context.query);
   const isLatest = query.get("since") === "latest";
   const since = isLatest ? cursor : readNumber(query, "since", cursor, "invalid_cursor");
@@ -1245,13 +1237,15 @@ const NO_BODY = Buffer.alloc(0);
  * never reads would pile up, and one connection could hold any number of polls. */
 function queueRequest(req: IncomingMessage, res: ServerResponse, state: ServerState): void {
   const connection = state.connections.get(req.socket);
-  const weight = queueWeight(req);
+  const hasBody = hasPendingBody(req);
+  const weight = queueWeight(req) + (hasBody ? LIMITS.bodyBytes : 0);
   if (!connection || connection.queuedBytes + weight > LIMITS.queuedBytes) return void req.socket.destroy();
   connection.queuedBytes += weight;
+  const arriving = hasBody ? collectBody(req) : undefined;
   // Node attaches a response to its socket when the response before it has finished.
   res.once("socket", () => {
     connection.queuedBytes -= weight;
-    handleRequest(req, res, state);
+    handleRequest(req, res, state, arriving);
   });
 }
 
@@ -1260,7 +1254,7 @@ function queueWeight({ url = "", rawHeaders }: IncomingMessage): number {
   return rawHeaders.reduce((sum, text) => sum + 32 + text.length, 1_536 + url.length);
 }
 
-function handleRequest(req: IncomingMessage, res: ServerResponse, state: ServerState): void {
+function handleRequest(req: IncomingMessage, res: ServerResponse, state: ServerState, arriving?: ArrivingBody): void {
   const { method = "", url = "", headers, socket } = req;
   // In an absolute target (RFC 9112, section 3.2.2) the authority replaces Host.
   const [origin = "", authority] = url.startsWith("/") ? [] : (/^https?:\/\/([^/?]*)/i.exec(url) ?? []);
@@ -1268,7 +1262,7 @@ function handleRequest(req: IncomingMessage, res: ServerResponse, state: ServerS
   const [, chatId = "", , memberId = ""] = path.split("/", 4);
   const host = authority ?? headers.host;
   const parts = { method, path: path || "/", query, chatId, memberId, headers, host, socket };
-  const context = { state, ...parts, now: 0, body: NO_BODY, isTooLarge: false, bodyExample: "" };
+  const context = { state, ...parts, arriving, now: 0, body: NO_BODY, isTooLarge: false, bodyExample: "" };
   if (state.options.log) logWhenDone(context, res, state.options.log);
   respond(context, res, () => dispatch(context, res));
 }
@@ -1342,44 +1336,45 @@ function runRoute(route: Route, context: RequestContext, known?: Member): Reply 
   return route.handle(context, isValid ? known : authoriseMember(context, route.caller));
 }
 
-/** Reads the body, then runs the route; a body that is too large runs it at once, without a body. Uses events because
- * `for await` over a request costs a third of the throughput. */
+/** Waits for the body, then runs the route; a body that is too large runs it at once, without a body. */
 function readBody(context: RequestContext, res: ServerResponse, run: () => Reply | Waiter): void {
   const { state } = context;
-  let body: Buffer = NO_BODY;
-  let size = 0;
+  const body = context.arriving ?? collectBody(res.req);
+  const announced = Number(context.headers["content-length"] ?? 0);
   const finish = (): void => {
-    context.isTooLarge = size > LIMITS.bodyBytes;
-    context.body = context.isTooLarge ? NO_BODY : body.subarray(0, size);
+    context.isTooLarge = Math.max(announced, body.size) > LIMITS.bodyBytes;
+    if (!context.isTooLarge) context.body = body.bytes.subarray(0, body.size);
     respond(context, res, () => {
       if (state.phase === "closing") throw new ApiError("stopping");
       startClock(context);
       return run();
     });
   };
-  const announced = Number(context.headers["content-length"] ?? 0);
-  if (announced > LIMITS.bodyBytes) {
-    size = announced;
-    return finish();
-  }
+  if (body.isDone || announced > LIMITS.bodyBytes) return finish();
   state.pendingBodies += 1;
   res.req.once("close", () => (state.pendingBodies -= 1));
-  res.req.on("data", (chunk: Buffer) => {
-    if (context.isTooLarge) return;
-    body = size === 0 ? chunk : appendChunk(body, chunk, size);
-    size += chunk.length;
-    if (size > LIMITS.bodyBytes) finish();
-  });
-  res.req.on("end", () => {
-    if (!context.isTooLarge) finish();
-  });
+  body.onDone = finish;
 }
 
-/** Copies a chunk into one buffer of the largest size. Kept apart, chunks of one byte would take 300 bytes each. */
-function appendChunk(body: Buffer, chunk: Buffer, size: number): Buffer {
-  const whole = body.length < LIMITS.bodyBytes ? Buffer.concat([body], LIMITS.bodyBytes) : body;
-  chunk.copy(whole, size);
-  return whole;
+/** Reads a body into one buffer, up to the limit. Uses events: `for await` over a request costs a third of the throughput. */
+function collectBody(req: IncomingMessage): ArrivingBody {
+  const body: ArrivingBody = { bytes: NO_BODY, size: 0, isDone: false, onDone: ignore };
+  const finish = (): void => {
+    if (body.isDone) return;
+    body.isDone = true;
+    body.onDone();
+  };
+  req.on("data", (chunk: Buffer) => {
+    if (body.isDone) return;
+    // From the second chunk on they share one buffer: kept apart, chunks of one byte would take 300 bytes each.
+    if (body.size === 0) body.bytes = chunk;
+    else if (body.bytes.length < LIMITS.bodyBytes) body.bytes = Buffer.concat([body.bytes], LIMITS.bodyBytes);
+    if (body.size > 0) chunk.copy(body.bytes, body.size);
+    body.size += chunk.length;
+    if (body.size > LIMITS.bodyBytes) finish();
+  });
+  req.once("end", finish);
+  return body;
 }
 
 /** Keeps a poll open until its wait ends or its reader disconnects. */
@@ -1392,9 +1387,10 @@ function keepOpen(waiter: Waiter, context: RequestContext, res: ServerResponse):
     });
   };
   if (waiter.isStream) writeStream(waiter, context, res);
-  // Held polls are most of what is in memory, and only their start needed the headers. `hasPendingBody` still does
-  // if a body is arriving.
-  if (!hasPendingBody(res.req)) res.req.headers = context.headers = {};
+  // Held polls are most of what is in memory, and only their start needed the headers. A body has no meaning here;
+  // unread, each piece of it would stay in memory, 200 bytes for a piece of one byte.
+  if (hasPendingBody(res.req)) discardBody(res.req, () => context.socket.destroy());
+  else res.req.headers = context.headers = {};
   res.req.rawHeaders = [];
   res.once("close", () => chats.removeWaiter(waiter));
 }
@@ -1484,17 +1480,22 @@ const LINGER = { ms: SECOND, bytes: 1_048_576 };
  * still sending would reset the connection, and the answer could be lost (RFC 9112, section 9.6). */
 function lingeringClose(body: Reply["body"], res: ServerResponse, milliseconds: number): void {
   res.write(body);
-  let discarded = 0;
   const finish = (): void => {
     clearTimeout(timer);
     res.end();
   };
   const timer = setTimeout(finish, milliseconds);
-  res.req.on("data", (chunk: Buffer) => {
-    discarded += chunk.length;
-    if (discarded > LINGER.bytes) finish();
-  });
+  discardBody(res.req, finish);
   for (const event of ["end", "close"]) res.req.once(event, finish);
+}
+
+/** Reads a body and keeps none of it. Calls `onExcess` when it is larger than any honest mistake. */
+function discardBody(req: IncomingMessage, onExcess: () => void): void {
+  let discarded = 0;
+  req.on("data", (chunk: Buffer) => {
+    discarded += chunk.length;
+    if (discarded > LINGER.bytes) onExcess();
+  });
 }
 
 function optionsReply(allowed: string): Reply {
@@ -1597,7 +1598,7 @@ export function createApp(given: AppOptions = {}) {
   const { options, chats } = state;
   // A response has its socket at once unless another response is still unfinished.
   const listener = (req: IncomingMessage, res: ServerResponse): void =>
-    (res.socket ? handleRequest : queueRequest)(req, res, state);
+    res.socket ? handleRequest(req, res, state) : queueRequest(req, res, state);
   const server: http.Server = options.tls
     ? https.createServer({ ...SERVER_OPTIONS, ...TLS_OPTIONS, ...options.tls }, listener)
     : http.createServer(SERVER_OPTIONS, listener);
@@ -1649,11 +1650,7 @@ const SWITCH = { type: "boolean", pattern: /^(?:1|0|true|false)$/, needs: "1, tr
 export const FLAGS = {
   port: { type: "string", pattern: /^[0-9]{1,5}$/, needs: "a number from 0 to 65535" },
   host: { type: "string", pattern: /^[^\s/]+$/, needs: "an address of this machine, such as 127.0.0.1" },
-  url: {
-    type: "string",
-    pattern: /^https?:\/\/[^\s/?#@]+\/?$/i,
-    needs: "a scheme and a host without a path, such as https://chat.example.org",
-  },
+  url: { type: "string", pattern: /^https?:\/\/[^\s/?#@]+\/?$/i, needs: "a scheme, as in https://chat.example.org" },
   "tls-cert": { type: "string", pattern: /./, needs: "the path of a file" },
   "tls-key": { type: "string", pattern: /./, needs: "the path of a file" },
   "trust-proxy": SWITCH,
@@ -1674,8 +1671,7 @@ function readFlags(args: string[]): Partial<Record<FlagName, string | boolean>> 
   try {
     return parseArgs({ args, options: FLAGS }).values;
   } catch (error) {
-    // Node's first sentence names the flag. The rest explains what this program does not have, except that a value
-    // with a dash looks like another flag.
+    // Node's first sentence names the flag; the rest is about features that this program does not use.
     const sentence = messageOf(error).split(/\. |\.?\n/, 1)[0] ?? "";
     const [, name = ""] = /'(?:-\w, )?--([\w-]+)[^']*' argument/.exec(sentence) ?? [];
     const flag = Object.entries(FLAGS).find(([each]) => each === name)?.[1];
@@ -1719,8 +1715,7 @@ function readSetting(name: FlagName, given: string | undefined, env: NodeJS.Proc
 /** Runs the program: reads flags, listens, prints where, stops on a signal. Reports a failure in one line. */
 export async function main(argv: string[], env: NodeJS.ProcessEnv): Promise<void> {
   // Standard output may be closed or its disk full; neither is a reason to stop.
-  process.stdout.on("error", ignore);
-  process.stderr.on("error", ignore);
+  for (const stream of [process.stdout, process.stderr]) stream.on("error", ignore);
   // 2: bad usage. 1: it could not start.
   let exitCode = 2;
   try {
@@ -1860,14 +1855,15 @@ function banner(settings: Settings, port: number, lan: LanAddress[]): string {
   const width = Math.max(...places.map(({ url }) => url.length));
   const { isTTY, columns } = process.stdout;
   const bold = (text: string): string => (isTTY && !process.env["NO_COLOR"] ? `\x1b[1m${text}\x1b[0m` : text);
+  // Wi-Fi is no concern of a server on loopback alone, nor of a public one.
+  const isForPhones = !isLoopback(hostname) && (settings.url === undefined || PRIVATE.test(hostname));
   const isMoved = settings.port === undefined && port !== DEFAULT_PORT;
   return fillTemplate(assets.banner, {
     version: assets.version,
     addresses: places.map(({ url, label }) => `  ${bold(url.padEnd(width))}  ${label}\n`).join(""),
     moved: isMoved ? `Port ${DEFAULT_PORT} is in use, so this is port ${port}.\n` : "",
     qr: isTTY && !isLoopback(hostname) ? terminalQr(first, columns) : "",
-    // Wi-Fi is no concern of a server on loopback alone, nor of a public one.
-    hint: PRIVATE.test(hostname) ? assets.bannerHint : "",
+    hint: isForPhones ? assets.bannerHint : "",
     first,
   });
 }

@@ -63,6 +63,30 @@ token=$(echo "$answer" | jq -r .session_token)
 invite=$(curl -s -X POST "$chat/invite" -H "Authorization: Bearer $token" | jq -r .invite_token)
 \`\`\``;
 
+const WINDOWS_LINES = `In PowerShell, \`Invoke-RestMethod\` does what curl and jq do together (not tried on Windows):
+
+\`\`\`powershell
+$url = "http://localhost:8080"
+$session = Invoke-RestMethod "$url/create" -Method Post -Body '{"username": "Ana"}'
+$chat = "$url/$($session.chat_id)"
+$headers = @{ Authorization = "Bearer $($session.session_token)" }
+$invite = (Invoke-RestMethod "$chat/invite" -Method Post -Headers $headers).invite_token
+Invoke-RestMethod $chat -Method Post -Headers $headers -ContentType "text/plain; charset=utf-8" -Body "Hello"
+$news = Invoke-RestMethod "\${chat}?since=latest&wait=25" -Headers $headers
+\`\`\`
+
+In the Windows command prompt (cmd), curl takes double quotes only. Those within JSON need a backslash each. Copy
+\`chat_id\` and \`session_token\` from the first answer into the lines behind it:
+
+\`\`\`bat
+set url=http://localhost:8080
+curl -s "%url%/create" -d "{\\"username\\": \\"Ana\\"}"
+set chat=%url%/CHAT_ID
+set token=SESSION_TOKEN
+curl -s "%chat%" -H "Authorization: Bearer %token%" -d "{\\"text\\": \\"Hello\\"}"
+curl -s "%chat%?since=latest&wait=25" -H "Authorization: Bearer %token%"
+\`\`\``;
+
 /** The text of docs/api.md, from that of docs/openapi.json. */
 export function writeApiPage(json: string): string {
   const whole: unknown = JSON.parse(json);
@@ -84,6 +108,7 @@ export function writeApiPage(json: string): string {
       groups.flatMap(({ members }) => members.map((each) => [linkTo(each), each.summary, tokenFor(each)])),
     ),
     SHELL_NAMES,
+    WINDOWS_LINES,
     ...groups.flatMap((group) => [`## ${group.name}`, group.description].concat(group.members.flatMap(describe))),
     "## Errors",
     "With each endpoint stand those that are its own. Any request may be answered these:",

@@ -273,6 +273,27 @@ test("a request that is refused before its body arrives does not read the whole 
   }
 });
 
+test("a pipelined request keeps its body while it waits, and at most three such requests can wait", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  const head = `Host: x\r\nAuthorization: ${ana.token}\r\n`;
+  const poll = `GET /${ana.chatId}?since=latest&wait=50 HTTP/1.1\r\n${head}\r\n`;
+  const post = `POST /${ana.chatId} HTTP/1.1\r\n${head}Transfer-Encoding: chunked\r\n\r\n`;
+  const body = Array.from('{"text":"byte by byte"}', (letter) => `1\r\n${letter}\r\n`).join("");
+  const wire = await Wire.open(t, server.port);
+  wire.write(poll + post + body);
+  await until(async () => (await server.countWaiters()) === 1, "the poll to be held");
+  await ana.say("news");
+  await wire.waitFor(/"news"/);
+  wire.write("0\r\n\r\n");
+  await wire.waitFor(/201 Created[^]*"byte by byte"/);
+
+  const many = await Wire.open(t, server.port);
+  many.write(poll + `${post}${body}0\r\n\r\n`.repeat(4));
+  await until(() => many.isClosed, "the connection to close");
+  assert.equal((await ana.read()).messages.length, 2);
+});
+
 test("a connection stays open after a refusal if the whole body has arrived", async (t) => {
   const server = await startServer(t);
   const wire = await Wire.open(t, server.port);

@@ -1,30 +1,40 @@
 // The page's pure parts: how its state changes and what it makes a person read. No browser, no DOM.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import {
-  apiLines,
   assignHues,
   backoff,
+  ACTIONS,
   chatTitle,
+  type ChatState,
+  checkName,
+  commandRows,
+  describeFailure,
+  endsInvite,
+  endsSession,
+  formatDuration,
+  getText,
   initial,
   isEmojiOnly,
-  isolate,
+  isolateName,
   isStale,
-  lengthNote,
-  type Live,
+  KEY_LIFE_MS,
   logRows,
+  measureLength,
   type MessageRow,
-  nameError,
   type Outgoing,
+  POLL_SECONDS,
   type SavedChat,
+  SESSION_MS,
   splitLinks,
   type State,
   type StateEvent,
-  timeLeft,
+  TEXT,
   update,
 } from "../client.ts";
-import type { MemberView, MessageView, PollReply } from "../server.ts";
+import { LIMITS, type MemberView, type MessageView, type PollReply } from "../server.ts";
 
 const NOON = Date.UTC(2026, 10, 22, 12);
 const MINUTE = 60_000;
@@ -39,7 +49,7 @@ const saved: SavedChat = {
     url: "http://192.168.1.42:8080/AAAAAAAAAAAAAAAA",
   },
   title: "Jonas",
-  inviting: true,
+  isInviting: true,
 };
 
 const ana: MemberView = { id: "1", username: "Ana", creator: true, online: true, you: true };
@@ -59,34 +69,34 @@ function outgoing(key: string, text = key, at = NOON): Outgoing {
   return { key, text, at, state: "waiting", why: "" };
 }
 
-function poll(reply: Partial<PollReply>, seen: { hidden?: boolean; stuck?: boolean } = {}): StateEvent {
+function poll(reply: Partial<PollReply>, seen: { isHidden?: boolean; isAtEnd?: boolean } = {}): StateEvent {
   const { messages = [], members = [ana, jonas] } = reply;
   const cursor = messages.at(-1)?.id ?? 2;
   const expires_at = saved.session.expires_at;
   const whole = { cursor, missed: false, expires_at, ...reply, messages, members };
-  return { type: "polled", reply: whole, hidden: false, stuck: true, ...seen };
+  return { type: "polled", reply: whole, isHidden: false, isAtEnd: true, ...seen };
 }
 
 /** The state after these events, which has to be in a chat. */
-function live(...events: StateEvent[]): Live {
-  const state = after({ type: "entered", saved, outbox: [], now: NOON }, ...events);
-  assert.equal(state.at, "live");
-  return state.at === "live" ? state : assert.fail();
+function live(...events: StateEvent[]): ChatState {
+  const state = after({ type: "chat opened", saved, outbox: [], now: NOON }, ...events);
+  assert.equal(state.screen, "chat");
+  return state.screen === "chat" ? state : assert.fail();
 }
 
 function after(...events: StateEvent[]): State {
-  const start: State = { at: "home", notice: "", chats: [], fieldError: "", busy: false };
+  const start: State = { screen: "home", notice: "", chats: [], fieldError: "", isBusy: false };
   return events.reduce(update, start);
 }
 
-function messageRows(state: Live, now = NOON): MessageRow[] {
+function messageRows(state: ChatState, now = NOON): MessageRow[] {
   return logRows(state, now).filter((row) => row.kind === "message");
 }
 
-function shown(state: Live, now = NOON): string[] {
+function shown(state: ChatState, now = NOON): string[] {
   return logRows(state, now).map((row) => {
-    if (row.kind === "message") return row.status ? `${row.text} (${row.status})` : row.text;
-    return row.kind === "gap" ? "gap" : `${row.name} ${row.verb}`;
+    if (row.kind === "message") return row.status !== "sent" ? `${row.text} (${row.status})` : row.text;
+    return row.kind === "gap" ? "gap" : `${row.name} ${row.change}`;
   });
 }
 
@@ -94,27 +104,27 @@ test("an event of another screen changes nothing, not even the object", () => {
   const home = after();
   assert.equal(update(home, poll({})), home);
   const chat = live();
-  assert.equal(update(chat, { type: "refused", why: "no" }), chat);
+  assert.equal(update(chat, { type: "name rejected", why: "no" }), chat);
 });
 
 test("home lists the chats, and a dead one vanishes", () => {
-  const home = after({ type: "went home", notice: "hello", chats: [saved] });
-  assert.deepEqual(home, { at: "home", notice: "hello", chats: [saved], fieldError: "", busy: false });
-  const fewer = update(home, { type: "chat vanished", chatId: saved.session.chat_id });
-  assert.deepEqual(fewer.at === "home" && fewer.chats, []);
+  const home = after({ type: "home opened", notice: "hello", chats: [saved] });
+  assert.deepEqual(home, { screen: "home", notice: "hello", chats: [saved], fieldError: "", isBusy: false });
+  const fewer = update(home, { type: "chat forgotten", chatId: saved.session.chat_id });
+  assert.deepEqual(fewer.screen === "home" && fewer.chats, []);
 });
 
 test("the name card shows who is there, waits, and says what was wrong", () => {
-  const look = { chat_id: "A", seats_left: 4, members: ["Ana", "Jonas"], expires_at: "" };
-  const invited: StateEvent = { type: "was invited", chatId: "A", token: "t" };
-  const away = after(invited, { type: "not reached", notice: "no Wi-Fi" });
-  assert.equal(away.at === "joining" && away.notice, "no Wi-Fi");
-  const looked = update(away, { type: "looked", look });
-  assert.deepEqual(looked.at === "joining" && [looked.notice, looked.look], ["", look]);
-  const busy = update(looked, { type: "asked" });
-  assert.equal(busy.at === "joining" && busy.busy, true);
-  const refused = update(busy, { type: "refused", why: "taken" });
-  assert.deepEqual(refused.at === "joining" && [refused.busy, refused.fieldError], [false, "taken"]);
+  const preview = { chat_id: "A", seats_left: 4, members: ["Ana", "Jonas"], expires_at: "" };
+  const invited: StateEvent = { type: "invite opened", chatId: "A", token: "t" };
+  const away = after(invited, { type: "failed", notice: "no Wi-Fi" });
+  assert.equal(away.screen === "join" && away.notice, "no Wi-Fi");
+  const previewed = update(away, { type: "previewed", preview });
+  assert.deepEqual(previewed.screen === "join" && [previewed.notice, previewed.preview], ["", preview]);
+  const busy = update(previewed, { type: "submitted" });
+  assert.equal(busy.screen === "join" && busy.isBusy, true);
+  const refused = update(busy, { type: "name rejected", why: "taken" });
+  assert.deepEqual(refused.screen === "join" && [refused.isBusy, refused.fieldError], [false, "taken"]);
 });
 
 test("messages come in by id, once each, and the log keeps thirty", () => {
@@ -122,8 +132,8 @@ test("messages come in by id, once each, and the log keeps thirty", () => {
   assert.deepEqual(shown(state), ["text 3", "text 4", "text 5"]);
   const many = Array.from({ length: 30 }, (_, index) => message(index + 6));
   const full = update(state, poll({ messages: many }));
-  assert.equal(full.at === "live" && shown(full).length, 30);
-  assert.equal(full.at === "live" && shown(full)[0], "text 6");
+  assert.equal(full.screen === "chat" && shown(full).length, 30);
+  assert.equal(full.screen === "chat" && shown(full)[0], "text 6");
 });
 
 test("what is on its way counts among the thirty", () => {
@@ -143,9 +153,9 @@ test("who came stands before what they wrote, who went behind it; neither at the
   const first = live(poll({ messages: [message(3)] }));
   assert.deepEqual(shown(first), ["text 3"]);
   const came = update(first, poll({ messages: [message(5, "hi", mia)], members: [ana, jonas, mia] }));
-  assert.deepEqual(came.at === "live" && shown(came), ["text 3", "Mia joined", "hi"]);
+  assert.deepEqual(came.screen === "chat" && shown(came), ["text 3", "Mia joined", "hi"]);
   const went = update(came, poll({ messages: [message(6, "bye", mia)], cursor: 7, members: [ana, jonas] }));
-  assert.deepEqual(went.at === "live" && shown(went), ["text 3", "Mia joined", "hi", "bye", "Mia left"]);
+  assert.deepEqual(went.screen === "chat" && shown(went), ["text 3", "Mia joined", "hi", "bye", "Mia left"]);
 });
 
 test("lines about people leave with the messages around them", () => {
@@ -165,7 +175,7 @@ test("a group is one author within five minutes, with nothing in between", () =>
     poll({ messages: [message(8, "e", ana, 7)], members: [ana, jonas, mia] }),
   );
   assert.deepEqual(
-    messageRows(state).map((row) => row.first),
+    messageRows(state).map((row) => row.isFirst),
     [true, false, true, true, true],
   );
 });
@@ -174,7 +184,7 @@ test("one's own message is there at once, and is the same item when it is confir
   const queued = live(poll({}), { type: "queued", outgoing: outgoing("key", "hello") });
   assert.deepEqual(shown(queued), ["hello (sending)"]);
   const sent = update(queued, { type: "sent", key: "key", message: message(3, "hello", ana) });
-  assert.ok(sent.at === "live");
+  assert.ok(sent.screen === "chat");
   assert.deepEqual(shown(sent), ["hello"]);
   assert.equal(messageRows(sent)[0]?.key, "key");
   assert.deepEqual(shown(live(poll({ messages: [message(3, "hello", ana)] }))), ["hello"]);
@@ -190,13 +200,13 @@ test("a poll that is quicker than the answer to the post makes no second one", (
   assert.deepEqual(shown(state), ["hello", "hello (sending)"]);
   assert.equal(messageRows(state)[0]?.key, "key");
   const sent = update(state, { type: "sent", key: "key", message: message(3, "hello", ana) });
-  assert.deepEqual(sent.at === "live" && shown(sent), ["hello", "hello (sending)"]);
+  assert.deepEqual(sent.screen === "chat" && shown(sent), ["hello", "hello (sending)"]);
 });
 
 test("what was unsent before a reload is not mistaken for an older message with the same words", () => {
-  const entered = after({ type: "entered", saved, outbox: [outgoing("key", "ok")], now: NOON });
+  const entered = after({ type: "chat opened", saved, outbox: [outgoing("key", "ok")], now: NOON });
   const state = update(entered, poll({ messages: [message(3, "ok", ana)] }));
-  assert.deepEqual(state.at === "live" && shown(state), ["ok", "ok (sending)"]);
+  assert.deepEqual(state.screen === "chat" && shown(state), ["ok", "ok (sending)"]);
 });
 
 test("without a connection all that wait have failed, and one retry sends them all, in order", () => {
@@ -204,13 +214,13 @@ test("without a connection all that wait have failed, and one retry sends them a
     poll({}),
     { type: "queued", outgoing: outgoing("a") },
     { type: "queued", outgoing: outgoing("b") },
-    { type: "not sent", key: "a", why: "" },
+    { type: "send failed", key: "a", why: "" },
   );
   assert.deepEqual(shown(failed), ["a (failed)", "b (failed)"]);
   const retried = update(failed, { type: "retried", now: NOON });
-  assert.deepEqual(retried.at === "live" && shown(retried), ["a (sending)", "b (sending)"]);
+  assert.deepEqual(retried.screen === "chat" && shown(retried), ["a (sending)", "b (sending)"]);
   const next = update(failed, { type: "queued", outgoing: outgoing("c") });
-  assert.deepEqual(next.at === "live" && shown(next), ["a (sending)", "b (sending)", "c (sending)"]);
+  assert.deepEqual(next.screen === "chat" && shown(next), ["a (sending)", "b (sending)", "c (sending)"]);
 });
 
 test("what the server refuses holds up nothing else, and can be thrown away", () => {
@@ -218,57 +228,61 @@ test("what the server refuses holds up nothing else, and can be thrown away", ()
     poll({}),
     { type: "queued", outgoing: outgoing("a") },
     { type: "queued", outgoing: outgoing("b") },
-    { type: "not sent", key: "a", why: "Too odd." },
+    { type: "send failed", key: "a", why: "Too odd." },
   );
   assert.deepEqual(shown(state), ["a (failed)", "b (sending)"]);
   assert.equal(messageRows(state)[0]?.why, "Too odd.");
   const without = update(state, { type: "discarded", key: "a" });
-  assert.deepEqual(without.at === "live" && shown(without), ["b (sending)"]);
+  assert.deepEqual(without.screen === "chat" && shown(without), ["b (sending)"]);
 });
 
 test("past the key's life it is asked again, and sent with a new key", () => {
   const late = NOON + 10 * MINUTE;
-  const failed = live(poll({}), { type: "queued", outgoing: outgoing("a") }, { type: "not sent", key: "a", why: "" });
+  const failed = live(
+    poll({}),
+    { type: "queued", outgoing: outgoing("a") },
+    { type: "send failed", key: "a", why: "" },
+  );
   assert.deepEqual(shown(failed, late), ["a (stale)"]);
   const retried = update(failed, { type: "retried", now: late });
-  assert.deepEqual(retried.at === "live" && shown(retried, late), ["a (stale)"]);
-  const again = update(failed, { type: "sent again", key: "a", newKey: "b", now: late });
-  assert.deepEqual(again.at === "live" && again.outbox, [outgoing("b", "a", late)]);
+  assert.deepEqual(retried.screen === "chat" && shown(retried, late), ["a (stale)"]);
+  const again = update(failed, { type: "resent", key: "a", newKey: "b", now: late });
+  assert.deepEqual(again.screen === "chat" && again.outbox, [outgoing("b", "a", late)]);
   assert.equal(isStale(outgoing("waiting", "", 0), late), false);
-  const reopened = after({ type: "entered", saved, outbox: [outgoing("a")], now: late });
-  assert.deepEqual(reopened.at === "live" && shown(reopened, late), ["a (stale)"], "nothing old is sent unasked");
+  const reopened = after({ type: "chat opened", saved, outbox: [outgoing("a")], now: late });
+  assert.deepEqual(reopened.screen === "chat" && shown(reopened, late), ["a (stale)"], "nothing old is sent unasked");
 });
 
 test("the invitation stays while others write, and goes with the first word of one's own or the sixth seat", () => {
   const open = live(poll({ messages: [message(3)] }));
-  assert.equal(open.inviting, true);
-  assert.equal(live(poll({}), { type: "queued", outgoing: outgoing("a") }).inviting, false);
-  assert.equal(live(poll({}), { type: "invitation closed" }).inviting, false);
+  assert.equal(open.isInviting, true);
+  assert.equal(live(poll({}), { type: "queued", outgoing: outgoing("a") }).isInviting, false);
+  assert.equal(live(poll({}), { type: "inline invite closed" }).isInviting, false);
   const six = ["1", "2", "3", "4", "5", "6"].map(somebody);
-  assert.equal(live(poll({ members: six })).inviting, false);
+  assert.equal(live(poll({ members: six })).isInviting, false);
 });
 
 test("two failures or three seconds make a banner, one success takes it away", () => {
   const once = live(poll({}), { type: "poll failed" });
-  assert.equal(once.offline, false);
-  const waited = update(once, { type: "waited long" });
-  assert.equal(waited.at === "live" && waited.offline, true);
+  assert.equal(once.isOffline, false);
+  const waited = update(once, { type: "offline delay passed" });
+  assert.equal(waited.screen === "chat" && waited.isOffline, true);
   const twice = update(once, { type: "poll failed" });
-  assert.equal(twice.at === "live" && twice.offline, true);
+  assert.equal(twice.screen === "chat" && twice.isOffline, true);
   const well = update(twice, poll({}));
-  assert.equal(well.at === "live" && well.offline, false);
-  const late = update(well, { type: "waited long" });
-  assert.equal(late.at === "live" && late.offline, false);
+  assert.equal(well.screen === "chat" && well.isOffline, false);
+  const late = update(well, { type: "offline delay passed" });
+  assert.equal(late.screen === "chat" && late.isOffline, false);
 });
 
 test("new messages are counted while one reads above, and while the tab is hidden", () => {
   const start = live(poll({ messages: [message(3)] }));
-  const above = update(start, poll({ messages: [message(4), message(5, "mine", ana)] }, { stuck: false }));
-  assert.deepEqual(above.at === "live" && [above.below, above.unread], [1, 0]);
-  const hidden = update(start, poll({ messages: [message(4)] }, { hidden: true }));
-  assert.deepEqual(hidden.at === "live" && [hidden.below, hidden.unread], [0, 1]);
-  const seen = update(hidden, { type: "seen", below: false });
-  assert.deepEqual(seen.at === "live" && [seen.below, seen.unread], [0, 0]);
+  const above = update(start, poll({ messages: [message(4), message(5, "mine", ana)] }, { isAtEnd: false }));
+  assert.deepEqual(above.screen === "chat" && [above.below, above.unread], [1, 0]);
+  const hidden = update(start, poll({ messages: [message(4)] }, { isHidden: true }));
+  assert.deepEqual(hidden.screen === "chat" && [hidden.below, hidden.unread], [0, 1]);
+  const seen = update(hidden, { type: "viewed", isAtEnd: true });
+  assert.deepEqual(seen.screen === "chat" && [seen.below, seen.unread], [0, 0]);
   assert.equal(start.unread, 0, "history is not news");
 });
 
@@ -288,7 +302,7 @@ test("a chat is named by its other members", () => {
   assert.equal(chatTitle([ana, jonas], expires), "Jonas");
   assert.equal(chatTitle([ana, jonas, mia], expires), "Jonas, Mia");
   assert.equal(chatTitle([ana, jonas, shira, mia, mia], expires), "Jonas, \u2068שירה\u2069 +2");
-  assert.equal(isolate("Ana"), "Ana");
+  assert.equal(isolateName("Ana"), "Ana");
 });
 
 for (const [text, ...parts] of [
@@ -316,6 +330,11 @@ for (const [text, large] of [
   ["👩‍👩‍👧‍👦", true],
   ["🇮🇱 ❤️ 👍🏽", true],
   ["1️⃣", true],
+  ["☝🏽", true],
+  ["❤️‍🔥", true],
+  ["🏴󠁧󠁢󠁳󠁣󠁴󠁿", true],
+  ["©", false],
+  ["🇮", false],
   ["🎉🎉🎉🎉", false],
   ["hi 🎉", false],
   ["12", false],
@@ -331,22 +350,22 @@ test("the first visible character stands for a name", () => {
 });
 
 test("the counter counts what is seen, and shows near the limits only", () => {
-  assert.deepEqual(lengthNote("x".repeat(1899)), { note: "", over: false });
-  assert.deepEqual(lengthNote("x".repeat(1900)), { note: "100 left", over: false });
-  assert.deepEqual(lengthNote("x".repeat(2003)), { note: "3 too many", over: true });
-  assert.deepEqual(lengthNote("🏽".repeat(1000)), { note: "", over: false });
-  assert.deepEqual(lengthNote("👩‍👩‍👧‍👦".repeat(400)), { note: "1808 bytes too many", over: true });
+  assert.deepEqual(measureLength("x".repeat(1899)), { note: "", isOver: false });
+  assert.deepEqual(measureLength("x".repeat(1900)), { note: "100 left", isOver: false });
+  assert.deepEqual(measureLength("x".repeat(2003)), { note: "3 too many", isOver: true });
+  assert.deepEqual(measureLength("🏽".repeat(1000)), { note: "", isOver: false });
+  assert.deepEqual(measureLength("👩‍👩‍👧‍👦".repeat(400)), { note: "1808 bytes too many", isOver: true });
 });
 
 test("a name that is none is said to be so before the server is asked", () => {
-  assert.equal(nameError("Ana"), "");
-  assert.equal(nameError("👩‍👩‍👧‍👦".repeat(24)), "");
-  assert.match(nameError("  "), /enter a name/);
-  assert.match(nameError("x".repeat(25)), /24 characters/);
+  assert.equal(checkName("Ana"), "");
+  assert.equal(checkName("👩‍👩‍👧‍👦".repeat(24)), "");
+  assert.match(checkName("  "), /enter a name/);
+  assert.match(checkName("x".repeat(25)), /24 characters/);
 });
 
 test("the time that is left reads like speech", () => {
-  const minutes = [0.5, 1.5, 59.9, 60, 312].map((count) => timeLeft(count * MINUTE));
+  const minutes = [0.5, 1.5, 59.9, 60, 312].map((count) => formatDuration(count * MINUTE));
   assert.deepEqual(minutes, ["less than a minute", "1 min", "59 min", "1 h 0 min", "5 h 12 min"]);
 });
 
@@ -361,9 +380,128 @@ test("waiting after a failure grows to 15 seconds, with full jitter", () => {
   );
 });
 
+test("a question waits while its action is under way, and shows why it failed", () => {
+  const asked = live({ type: "question asked", question: { kind: "leave" } });
+  assert.deepEqual(asked.question, { kind: "leave", isBusy: false, error: "" });
+  const submitted = live({ type: "question asked", question: { kind: "leave" } }, { type: "question submitted" });
+  assert.equal(submitted.question?.isBusy, true);
+  const failed = update(submitted, { type: "question failed", error: "No." });
+  assert.deepEqual(failed.screen === "chat" && failed.question, { kind: "leave", isBusy: false, error: "No." });
+  const closed = update(failed, { type: "question closed" });
+  assert.equal(closed.screen === "chat" && closed.question, undefined);
+  const late = update(closed, { type: "question failed", error: "No." });
+  assert.equal(late.screen === "chat" && late.question, undefined, "a late answer opens nothing");
+});
+
+test("the API panel shows tokens only when asked to", () => {
+  assert.equal(live().apiPanel, "closed");
+  assert.equal(live({ type: "API panel changed", panel: "masked" }).apiPanel, "masked");
+});
+
+test("the invitation's outcome and a failure to continue are shown", () => {
+  const invite = { magic_link: "link", invite_token: "token", expires_at: "", seats_left: 5 };
+  const created = live({ type: "invite created", invite, status: "new" });
+  assert.deepEqual([created.invite, created.inviteStatus], [invite, "new"]);
+  assert.equal(live({ type: "invite status changed", status: "Copied" }).inviteStatus, "Copied");
+  assert.equal(live({ type: "continue failed", error: "Full." }).continueError, "Full.");
+});
+
+test("the page's limits are those of the server", () => {
+  // The type check compares those that the compiler knows exactly.
+  assert.equal(SESSION_MS, LIMITS.sessionMs);
+  assert.ok(KEY_LIFE_MS < LIMITS.keyMs);
+  assert.ok(POLL_SECONDS <= LIMITS.waitSeconds);
+});
+
+// ---------------------------------------------------------------------------------------------------------
+// Texts, hues and actions, in client.ts and index.html.
+
+const script = readFileSync(new URL("../client.ts", import.meta.url), "utf8");
+const html = readFileSync(new URL("../index.html", import.meta.url), "utf8");
+const style = /<style>([^]*)<\/style>/.exec(html)?.[1] ?? "";
+/** The markup that is on the screen once the script has run. */
+const markup = html.replace(/<style>[^]*<\/style>|<title>.*<\/title>|<noscript>.*<\/noscript>/g, "");
+
+function attributeValues(names: string): string[] {
+  return Array.from(markup.matchAll(new RegExp(` (?:${names})="([^"]*)"`, "g")), ([, value = ""]) => value);
+}
+
+test("index.html has no visible text, so that every word can be translated", () => {
+  assert.equal(markup.replace(/<[^>]*>/g, "").trim(), "");
+  assert.deepEqual(attributeValues("aria-label|aria-description|placeholder|title|alt|value").filter(Boolean), []);
+  const generated = Array.from(style.matchAll(/content: *"([^"]*)"/g), ([, text]) => text);
+  assert.deepEqual(generated, ["×"]);
+});
+
+test("every text that the page refers to exists, and every text is used", () => {
+  const referred = attributeValues("data-text|data-label|data-placeholder");
+  assert.ok(referred.length > 20);
+  for (const key of referred) assert.ok(Object.hasOwn(TEXT, key), `index.html refers to ${key}`);
+  for (const key of Object.keys(TEXT)) {
+    const isUsed = referred.includes(key) || new RegExp(`"${key.replace(".", "\\.")}"(?!:)`).test(script);
+    assert.ok(isUsed, `${key} is used nowhere`);
+  }
+});
+
+test("the texts and the hues know how many seats there are", () => {
+  const numbers: Record<number, string> = { 6: "six" };
+  const [seats, hours] = [numbers[LIMITS.seats], numbers[LIMITS.sessionMs / (60 * MINUTE)]];
+  assert.ok(TEXT["home.text"].includes(`up to ${seats} people`));
+  assert.ok(TEXT["invite.chatFull"].includes(`${seats} people are in it`));
+  assert.ok(TEXT["ended.time"].includes(`${hours} hours`));
+  const hues = Array.from(style.matchAll(/\[data-hue="(\d+)"\] { --h/g), ([, hue]) => Number(hue));
+  assert.deepEqual(hues, [...Array(LIMITS.seats).keys()]);
+});
+
+test("index.html refers only to texts without numbers or placeholders", () => {
+  for (const key of attributeValues("data-text|data-label|data-placeholder")) {
+    const text: unknown = Object.entries(TEXT).find(([name]) => name === key)?.[1];
+    assert.ok(typeof text === "string" && !text.includes("{"), key);
+  }
+});
+
+test("texts are filled in once, literally, in the form that the number asks for", () => {
+  assert.equal(getText("log.below", { count: 1 }), "1 new message ↓");
+  assert.equal(getText("log.below", { count: 2 }), "2 new messages ↓");
+  assert.equal(
+    getText("name.taken", { name: "{person} $&", person: "Ana" }).startsWith("The name {person} $& is"),
+    true,
+  );
+  const plurals = Object.values(TEXT).filter((text) => typeof text === "object");
+  for (const forms of plurals) assert.deepEqual(Object.keys(forms), ["one", "other"]);
+});
+
+test("errors have the page's own sentences, and the server's only where the page has none", () => {
+  const sentence = "The server's sentence.";
+  assert.equal(describeFailure({ code: "server_full", message: sentence }), TEXT["error.serverFull"]);
+  assert.equal(describeFailure({ code: "unreachable", message: "" }), TEXT["error.unreachable"]);
+  assert.equal(describeFailure({ code: "invalid_cursor", message: sentence }), sentence);
+});
+
+test("a full chat ends an invitation but no session, and an error of the moment ends neither", () => {
+  assert.deepEqual([endsSession("revoked_token"), endsInvite("revoked_token")], [true, true]);
+  assert.deepEqual([endsSession("chat_full"), endsInvite("chat_full")], [false, true]);
+  assert.deepEqual([endsSession("rate_limited"), endsInvite("unreachable")], [false, false]);
+});
+
+test("every button and form of index.html has an action that exists, and every action has a button or form", () => {
+  const used = new Set(attributeValues("data-action"));
+  const drawn = Array.from(script.matchAll(/makeButton\("(\w+)"/g), ([, name = ""]) => name);
+  assert.deepEqual([...used, ...drawn].toSorted().filter(isFirst), Object.keys(ACTIONS).toSorted());
+  for (const [tag] of markup.matchAll(/<(?:button|form)[^>]*>/g)) {
+    const isSubmit = /id="(joinSubmit|send|confirm)"/.test(tag);
+    assert.equal(tag.includes("data-action="), !isSubmit, tag);
+  }
+});
+
+function isFirst(name: string, index: number, names: string[]): boolean {
+  return names.indexOf(name) === index;
+}
+
 test("the lines for a terminal hold double quotes only, and say curl.exe on Windows", () => {
-  const lines = apiLines("http://192.168.1.42:8080/AAAAAAAAAAAAAAAA", "TOKEN", "INVITE", false).map(([, line]) => line);
+  const rows = commandRows("http://192.168.1.42:8080/AAAAAAAAAAAAAAAA", "TOKEN", "INVITE", false);
+  const lines = rows.map(({ command }) => command);
   assert.equal(lines.length, 3);
   for (const line of lines) assert.match(line, /^curl [^'`$!%\\]*$/);
-  assert.ok(apiLines("u", "t", "i", true).every(([, line]) => line.startsWith("curl.exe ")));
+  assert.ok(commandRows("u", "t", "i", true).every(({ command }) => command.startsWith("curl.exe ")));
 });

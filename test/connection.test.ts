@@ -209,7 +209,7 @@ test("a host that was started anew is forgotten at home without a word, and by i
   const { party, page, link } = await anaAndJonas(t, browser);
   const other = await newPerson(t, browser);
   await other.page.goto(link);
-  await other.page.getByText("are here").waitFor();
+  await other.page.getByText("are in this chat").waitFor();
   await page.goto(party.origin);
   await page.getByRole("link", { name: /^Jonas/ }).waitFor();
   await party.app.stop();
@@ -221,7 +221,7 @@ test("a host that was started anew is forgotten at home without a word, and by i
   assert.equal(await page.locator("#notice").textContent(), "");
   await other.page.getByLabel("Your name").fill("Mia");
   await other.page.getByRole("button", { name: "Join" }).click();
-  await notice(other.page, /the host has restarted/);
+  await notice(other.page, /the host was restarted/);
 });
 
 test("who is asked to come back later comes back later, and says nothing of it", async (t) => {
@@ -333,7 +333,7 @@ test("a hidden tab waits as long as it is told to, and the one looked at takes a
 // ---------------------------------------------------------------------------------------------------------
 // Browsers that keep nothing.
 
-const NOTHING_KEPT = "This browser keeps nothing. Don't close this tab.";
+const NOTHING_KEPT = "This browser saves nothing (private window?). If you close this tab, you lose your seat.";
 
 test("where storage is forbidden, a chat works for as long as its tab, which says so", async (t) => {
   const party = await startParty(t);
@@ -356,7 +356,7 @@ test("where storage is forbidden, a chat works for as long as its tab, which say
   await page.goto(party.origin);
   await page.getByLabel("Your name").fill("Ana");
   await page.getByRole("button", { name: "Start a chat" }).click();
-  await page.getByRole("status").filter({ hasText: "cannot be reached" }).waitFor();
+  await page.getByRole("status").filter({ hasText: "can't be reached" }).waitFor();
   await page.getByRole("button", { name: "Start a chat" }).click();
   const link = await invitation(page);
   assert.equal(party.app.chats.count().chats, 1, "the key is remembered as well");
@@ -399,7 +399,7 @@ test("a link opened within another app is a browser of its own: a new name, or n
   await join(mia.page, link, "Mia");
   const inApp = (await newPerson(t, browser, PHONE)).page;
   await inApp.goto(mia.page.url());
-  await notice(inApp, /ask somebody who is for the link/);
+  await notice(inApp, /Ask someone in the chat for the link/);
   await inApp.goto(link);
   await inApp.getByLabel("Your name").fill("Mia");
   await inApp.getByRole("button", { name: "Join" }).click();

@@ -57,7 +57,7 @@ describe("the command line", { concurrency: 4 }, () => {
     [["--port", "-1"], "--port needs a number from 0 to 65535"],
     [["--port"], "--port needs a number from 0 to 65535"],
     [["--port", "70000"], '--port needs a number from 0 to 65535, not "70000"'],
-    [["--url", "chat.example.org"], "--url needs a scheme and a host without a path, such as https://chat.example.org"],
+    [["--url", "chat.example.org"], "--url needs a scheme, as in https://chat.example.org"],
   ] as const) {
     test(`the error for ${args.join(" ")} says what the flag needs`, async () => {
       assertUsageError(await run(args), 2, sentence);

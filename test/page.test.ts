@@ -44,8 +44,8 @@ test("a new chat shows its invitation, and Copy puts it on the clipboard of an i
   assert.match(link, new RegExp(`^${party.origin}/[\\w-]{16}#invite=[\\w.-]{74}$`));
   assert.equal(page.url(), link.split("#")[0]);
   assert.match(await page.title(), /^New chat, \d\d:\d\d · Watch Party$/);
-  await page.getByText("Send this to up to five people.").waitFor();
-  await page.getByText("1 of 6 here").waitFor();
+  await page.getByText("Let up to 5 people scan this").waitFor();
+  await page.getByText("1 of 6 in the chat").waitFor();
   await page.getByRole("button", { name: "Copy" }).click();
   await page.getByText("Copied").waitFor();
   await page.getByLabel("Message", { exact: true }).focus();
@@ -84,22 +84,22 @@ test("the invitation stays while others come and write, until its maker writes",
   const { party, page, jonas, link } = await anaAndJonas(t, browser);
   await sayByScript(party, jonas, "I am in");
   await reads(page, "I am in");
-  await page.getByText("2 of 6 here").waitFor();
+  await page.getByText("2 of 6 in the chat").waitFor();
   await page.reload();
   await page.getByRole("button", { name: "Copy" }).waitFor();
   await say(page, "Welcome");
   await page.getByRole("button", { name: "Copy" }).waitFor({ state: "hidden" });
   assert.equal(await invitation(page), await page.getByLabel("Invitation link", { exact: true }).inputValue());
   await page.getByRole("button", { name: "Invite" }).click();
-  await page.getByRole("dialog").getByText("2 of 6 here").waitFor();
+  await page.getByRole("dialog").getByText("2 of 6 in the chat").waitFor();
   await joinByScript(party, link, "Mia");
-  await page.getByRole("dialog").getByText("3 of 6 here").waitFor();
+  await page.getByRole("dialog").getByText("3 of 6 in the chat").waitFor();
 });
 
 test("the last free seat closes the invitation, and so does its cross", async (t) => {
   const { party, page, link } = await anaAndJonas(t, browser);
   for (const name of ["Mia", "Noa", "Olaf"]) await joinByScript(party, link, name);
-  await page.getByText("5 of 6 here").waitFor();
+  await page.getByText("5 of 6 in the chat").waitFor();
   await joinByScript(party, link, "Pia");
   await page.getByRole("button", { name: "Copy" }).waitFor({ state: "hidden" });
   const other = await page.context().newPage();
@@ -154,11 +154,11 @@ test("an empty, a long and a taken name are said at the field", async (t) => {
   await ana.page.getByRole("button", { name: "Start a chat" }).click();
   await ana.page.getByRole("alert").filter({ hasText: "enter a name" }).waitFor();
   await page.goto(await start(ana.page, party));
-  await page.getByText("Ana is here. 5 seats are free.").waitFor();
+  await page.getByText("Ana is in this chat. There is room for 5 more.").waitFor();
   for (const [name, error] of [
     ["", "enter a name"],
     ["x".repeat(25), "24 characters"],
-    ["ANA", "taken here. Is that you, in another browser?"],
+    ["ANA", "already taken. Is that you, in another browser?"],
   ] as const) {
     await page.getByLabel("Your name").fill(name);
     await page.getByRole("button", { name: "Join" }).click();
@@ -182,14 +182,14 @@ test("a dead link, an ended chat, no invitation and nobody's address lead home, 
   const ana = await sessionOf(page);
   const { page: stranger } = await newPerson(t, browser);
   await stranger.goto(`${party.origin}/${ana.chat_id}`);
-  await notice(stranger, /ask somebody who is for the link/);
+  await notice(stranger, /Ask someone in the chat for the link/);
   await stranger.goto(`${party.origin}/no/such/page`);
-  await notice(stranger, /nothing at that address/);
+  await notice(stranger, /nothing at this address/);
   await stranger.goto(link.slice(0, -1));
-  await notice(stranger, /does not work/);
+  await notice(stranger, /doesn't work/);
   await call(party, "DELETE", `/${ana.chat_id}/invite`, ana.session_token);
   await stranger.goto(link);
-  await notice(stranger, /withdrawn/);
+  await notice(stranger, /has been replaced/);
   const { magic_link } = await call<InviteReply>(party, "POST", `/${ana.chat_id}/invite`, ana.session_token);
   await call(party, "DELETE", `/${ana.chat_id}`, ana.session_token);
   await stranger.goto(magic_link.replace("127.0.0.1", "party.test"));
@@ -200,10 +200,10 @@ test("a reload on the name card loses no invitation, and the token is never in t
   const { link } = await anaAndJonas(t, browser);
   const { page } = await newPerson(t, browser);
   await page.goto(link);
-  await page.getByText("Ana and Jonas are here").waitFor();
+  await page.getByText("Ana and Jonas are in this chat").waitFor();
   assert.equal(page.url(), link.split("#")[0]);
   await page.reload();
-  await page.getByText("Ana and Jonas are here").waitFor();
+  await page.getByText("Ana and Jonas are in this chat").waitFor();
   await page.getByLabel("Your name").fill("Mia");
   await page.getByLabel("Your name").press("Enter");
   await isIn(page);
@@ -231,7 +231,7 @@ test("a link pasted into the tab of somebody who was removed is a fresh visit", 
   await call(party, "DELETE", `/${ana.chat_id}/members/${member_id}`, ana.session_token);
   await page.getByRole("heading", { name: "You are no longer in this chat" }).waitFor();
   await page.evaluate((href) => location.assign(href), link);
-  await page.getByText("Ana and Jonas are here").waitFor();
+  await page.getByText("Ana and Jonas are in this chat").waitFor();
   assert.ok(!page.url().includes("#"));
 });
 
@@ -244,7 +244,7 @@ test("a seat that was lost meanwhile does not stand in the way of a new invitati
   await page.goto("about:blank");
   await call(party, "DELETE", `/${ana.chat_id}/members/${member_id}`, ana.session_token);
   await page.goto(link);
-  await page.getByText("Ana and Jonas are here").waitFor();
+  await page.getByText("Ana and Jonas are in this chat").waitFor();
 });
 
 test("two chats in two tabs, each with its own name", async (t) => {
@@ -281,7 +281,7 @@ test("an answer lost on bad Wi-Fi makes no second chat, and takes no second seat
   await page.getByLabel("Your name").fill("Ana");
   await loseAnswer(page, "**/create");
   await page.getByRole("button", { name: "Start a chat" }).click();
-  await page.getByRole("status").filter({ hasText: "cannot be reached" }).waitFor();
+  await page.getByRole("status").filter({ hasText: "can't be reached" }).waitFor();
   await page.reload();
   await page.getByRole("button", { name: "Start a chat" }).click();
   const link = await invitation(page);
@@ -292,13 +292,13 @@ test("an answer lost on bad Wi-Fi makes no second chat, and takes no second seat
   await guest.getByLabel("Your name").fill("Jonas");
   await loseAnswer(guest, "**/join");
   await guest.getByRole("button", { name: "Join" }).click();
-  await guest.getByRole("status").filter({ hasText: "cannot be reached" }).waitFor();
+  await guest.getByRole("status").filter({ hasText: "can't be reached" }).waitFor();
   await guest.getByRole("button", { name: "Join" }).click();
   await isIn(guest);
-  await page.getByText("2 of 6 here").waitFor();
+  await page.getByText("2 of 6 in the chat").waitFor();
 });
 
-test("the page is one request of at most 20,000 bytes, and without JavaScript it says what is needed", async (t) => {
+test("the page is one request of at most 24,000 bytes, and without JavaScript it says what is needed", async (t) => {
   const party = await startParty(t);
   const { page } = await newPerson(t, browser);
   const requests: string[] = [];
@@ -310,7 +310,7 @@ test("the page is one request of at most 20,000 bytes, and without JavaScript it
   const reply = await fetch(party.origin.replace("party.test", "127.0.0.1"), { headers });
   assert.equal(reply.headers.get("Content-Encoding"), "gzip");
   const size = Number(reply.headers.get("Content-Length"));
-  assert.ok(size > 10_000 && size <= 20_000, `${size} bytes`);
+  assert.ok(size > 10_000 && size <= 24_000, `${size} bytes`);
 
   const plain = await newPerson(t, browser, { javaScriptEnabled: false });
   await plain.page.goto(party.origin);
@@ -726,7 +726,7 @@ test("removing somebody stops the old link first, shows a new one, and tells the
   await page.getByRole("button", { name: "Remove Mia" }).click();
   await page.getByRole("button", { name: "Cancel" }).click();
   await page.getByRole("button", { name: "Remove Mia" }).click();
-  assert.equal(await page.getByLabel("Also stop the old invitation link").isChecked(), true);
+  assert.equal(await page.getByLabel("Also turn off the old invitation link").isChecked(), true);
   await page.getByRole("button", { name: "Remove", exact: true }).click();
   await mia.getByRole("heading", { name: "You are no longer in this chat" }).waitFor();
   await page.getByRole("dialog", { name: "Invite people" }).waitFor();
@@ -734,7 +734,7 @@ test("removing somebody stops the old link first, shows a new one, and tells the
   await assert.rejects(joinByScript(party, link, "Mia"));
   await joinByScript(party, await invitation(page), "Noa");
   await page.getByText("Mia left").waitFor();
-  await mia.getByRole("button", { name: "To the start" }).click();
+  await mia.getByRole("button", { name: "Back to the start" }).click();
   await mia.getByRole("button", { name: "Start a chat" }).waitFor();
   assert.equal(await mia.locator("#chats li").count(), 0);
 });
@@ -743,7 +743,7 @@ test("removing somebody without the tick leaves the link as it is", async (t) =>
   const { party, page, link } = await anaAndJonas(t, browser);
   await openPeople(page);
   await page.getByRole("button", { name: "Remove Jonas" }).click();
-  await page.getByLabel("Also stop the old invitation link").uncheck();
+  await page.getByLabel("Also turn off the old invitation link").uncheck();
   await page.getByRole("button", { name: "Remove", exact: true }).click();
   await page.getByText("Jonas left").waitFor();
   await joinByScript(party, link, "Jonas");
@@ -769,10 +769,10 @@ test("a guest can leave, has no Invite button, and reads whom to ask", async (t)
   assert.equal(await page.getByRole("button", { name: /^(Remove|End)/ }).count(), 0);
   await page.getByRole("button", { name: "Leave" }).click();
   await page.getByRole("dialog", { name: "Leave this chat?" }).getByRole("button", { name: "Leave" }).click();
-  await notice(page, /You have left/);
+  await notice(page, /You left/);
   await ana.getByText("Mia left").waitFor();
   await page.goto(link.split("#")[0] ?? "");
-  await notice(page, /ask somebody/);
+  await notice(page, /Ask someone/);
 });
 
 test("a leaving creator is told that nobody can invite afterwards, and so it is", async (t) => {
@@ -782,11 +782,11 @@ test("a leaving creator is told that nobody can invite afterwards, and so it is"
   await openPeople(ana);
   await ana.getByRole("button", { name: "Leave" }).click();
   const question = ana.getByRole("dialog", { name: "Leave this chat?" });
-  await question.getByText("Nobody can invite anybody afterwards").waitFor();
+  await question.getByText("No one can invite people after you leave").waitFor();
   await question.getByRole("button", { name: "Leave" }).click();
   await page.getByText("Ana left").waitFor();
   await openPeople(page);
-  await page.getByRole("dialog").getByText("nobody can invite any more").waitFor();
+  await page.getByRole("dialog").getByText("no one can invite people now").waitFor();
 });
 
 test("ending a chat ends it for everybody, and shows what had not been sent", async (t) => {
@@ -797,9 +797,9 @@ test("ending a chat ends it for everybody, and shows what had not been sent", as
   await openPeople(ana);
   await ana.getByRole("button", { name: "End chat" }).click();
   await ana.getByRole("dialog", { name: "End this chat?" }).getByRole("button", { name: "End chat" }).click();
-  await notice(ana, /You have ended/);
+  await notice(ana, /You ended/);
   await page.getByRole("heading", { name: "This chat has ended" }).waitFor();
-  assert.equal(await page.getByLabel("What you had not sent").inputValue(), "Wait, one more");
+  assert.equal(await page.getByLabel("Your unsent text").inputValue(), "Wait, one more");
   assert.equal(await page.evaluate(() => Object.keys(localStorage).some((key) => key.includes(" chat "))), false);
 });
 
@@ -821,15 +821,15 @@ test("the last quarter of an hour is counted down, and offers to go on; at the e
     await route.fulfill({ response, json: reply });
   });
   await page.reload();
-  await page.getByText("Your six hours here end in 14 min.").waitFor();
-  await page.getByRole("button", { name: "Go on in a new chat" }).click();
+  await page.getByText("This chat closes for you in 14 min.").waitFor();
+  await page.getByRole("button", { name: "Continue in a new chat" }).click();
   await page.waitForFunction((path) => !location.pathname.includes(path), old.chat_id);
   await invitation(page);
   const { messages } = await call<{ messages: MessageView[] }>(party, "GET", `/${old.chat_id}`, jonas.session_token);
-  assert.match(messages[0]?.text ?? "", /^We go on here: http:\/\/party\.test:\d+\/[\w-]{16}#invite=/);
+  assert.match(messages[0]?.text ?? "", /^Let's continue here: http:\/\/party\.test:\d+\/[\w-]{16}#invite=/);
   late = 361 * 60_000;
   await page.goto(old.url);
-  await page.getByRole("heading", { name: "Six hours are over" }).waitFor();
+  await page.getByRole("heading", { name: "Time's up: six hours are over" }).waitFor();
 });
 
 test("a host that was started anew has forgotten the chat, and the page says so", async (t) => {
@@ -840,8 +840,8 @@ test("a host that was started anew has forgotten the chat, and the page says so"
   const { port } = new URL(party.origin);
   await party.app.stop();
   await startParty(t, {}, Number(port));
-  await page.getByRole("heading", { name: "The host has restarted, this chat is gone" }).waitFor();
-  await page.getByRole("button", { name: "To the start" }).click();
+  await page.getByRole("heading", { name: "The host was restarted, so this chat is gone" }).waitFor();
+  await page.getByRole("button", { name: "Back to the start" }).click();
   await page.getByRole("button", { name: "Start a chat" }).waitFor();
 });
 
@@ -902,10 +902,10 @@ test("a whole chat by keyboard alone", async (t) => {
   await page.keyboard.press("Enter");
   await tabTo(page, "leave");
   await page.keyboard.press("Enter");
-  assert.equal(await page.evaluate(() => document.activeElement?.id), "questionNo");
-  await tabTo(page, "questionYes");
+  assert.equal(await page.evaluate(() => document.activeElement?.id), "cancel");
+  await tabTo(page, "confirm");
   await page.keyboard.press("Enter");
-  await notice(page, /You have left/);
+  await notice(page, /You left/);
 });
 
 test("every dialog by keyboard alone, and the focus is back where it was", async (t) => {
@@ -925,7 +925,7 @@ test("every dialog by keyboard alone, and the focus is back where it was", async
   await tabTo(page, "copy");
   await page.keyboard.press("Enter");
   await page.getByText("Copied").waitFor();
-  await tabTo(page, "renew");
+  await tabTo(page, "replaceLink");
   await page.keyboard.press("Enter");
   await page.getByText("The old one no longer works").waitFor();
   await assert.rejects(joinByScript(party, link, "Mia"));
@@ -942,7 +942,7 @@ test("every dialog by keyboard alone, and the focus is back where it was", async
   assert.equal(await page.getByLabel("Sound for new messages").isChecked(), true);
   await tabTo(page, "apiOpen");
   const closeApi = await opens("apiOpen", "Use the API");
-  await tabTo(page, "tokenShow");
+  await tabTo(page, "toggleTokens");
   await page.keyboard.press("Enter");
   await page.getByRole("button", { name: "Hide the token" }).waitFor();
   await closeApi();

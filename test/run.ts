@@ -16,6 +16,7 @@ const IN_PROCESS = [
   "connection", // the page in a browser, which is the same for both
   "page",
   "rates", // bursts need a clock that stands still
+  "release", // the version and the changelog
   "states",
   "docs",
   "develop", // the build and what runs it

@@ -147,22 +147,22 @@ export async function openEvening(page: Page): Promise<void> {
 }
 
 /** Puts seats into the browser's storage, as if they had been taken there. */
-async function holdSeats(page: Page, sessions: readonly { session: Session; title: string; inviting?: boolean }[]) {
+async function holdSeats(page: Page, sessions: readonly { session: Session; title: string; isInviting?: boolean }[]) {
   await page.goto(`${origin}/robots.txt`);
   await page.evaluate((chats) => {
     localStorage.clear();
     sessionStorage.clear();
     localStorage.setItem("watch-party name", "Ana");
     for (const chat of chats) {
-      const value = JSON.stringify({ inviting: false, ...chat });
+      const value = JSON.stringify({ isInviting: false, ...chat });
       localStorage.setItem(`watch-party chat ${chat.session.chat_id}`, value);
     }
   }, sessions);
 }
 
-/** Opens the chat as that member, who has just started it if `inviting`. */
-async function openAs(page: Page, session: Session, title: string, inviting = false): Promise<void> {
-  await holdSeats(page, [{ session, title, inviting }]);
+/** Opens the chat as that member, who has just started it if `isInviting`. */
+async function openAs(page: Page, session: Session, title: string, isInviting = false): Promise<void> {
+  await holdSeats(page, [{ session, title, isInviting }]);
   await page.goto(`${origin}/${session.chat_id}`);
 }
 
@@ -189,7 +189,7 @@ export const SCENES: Record<string, Scene> = {
     await holdSeats(page, []);
     await page.goto(origin);
     await page.fill("#name", "");
-    await page.click("#go");
+    await page.click("#joinSubmit");
   },
   async "home-chats"(page) {
     const [other] = await makeChat("Ana", "Mia");
@@ -211,13 +211,13 @@ export const SCENES: Record<string, Scene> = {
     await holdSeats(page, []);
     const { invite_token } = await invite(creator);
     await page.goto(`${origin}/${creator.chat_id}#invite=${invite_token}`);
-    await page.getByText("seats are free").waitFor();
+    await page.getByText("There is room for 3 more").waitFor();
   },
   async "join-taken"(page) {
     await SCENES["join"]?.(page);
     await page.fill("#name", "Jonas");
-    await page.click("#go");
-    await page.getByText("taken").waitFor();
+    await page.click("#joinSubmit");
+    await page.getByText("already taken").waitFor();
   },
   async "new-chat"(page) {
     await openNew(page, await makeChat("Ana"));
@@ -232,7 +232,7 @@ export const SCENES: Record<string, Scene> = {
     const [, guest] = await makeChat("Ana", "Jonas");
     if (!guest) return;
     await openAs(page, guest, "Ana");
-    await page.getByText("Nobody has written").waitFor();
+    await page.getByText("No messages yet").waitFor();
   },
   async busy(page) {
     await openBusy(page);
@@ -245,7 +245,7 @@ export const SCENES: Record<string, Scene> = {
     await openBusy(page);
     await page.getByText("not bold").evaluate((item) => item.scrollIntoView({ block: "center" }));
   },
-  async forgetful(page) {
+  async unsaved(page) {
     const people = await makeChat("Ana", "Jonas");
     await say(people[1] ?? people[0], "Can you hear me?");
     await openAs(page, people[0], "Jonas");
@@ -257,7 +257,7 @@ export const SCENES: Record<string, Scene> = {
     });
     await page.fill("#message", "Yes");
     await page.click("#send");
-    await page.getByText("Don't close this tab").waitFor();
+    await page.getByText("This browser saves nothing").waitFor();
   },
   async stale(page) {
     const people = await makeChat("Ana", "Jonas");
@@ -268,7 +268,7 @@ export const SCENES: Record<string, Scene> = {
       localStorage.setItem(`watch-party unsent ${id} old`, JSON.stringify(old));
     }, people[0].chat_id);
     await page.reload();
-    await page.getByText("Perhaps sent already").waitFor();
+    await page.getByText("This may already have been sent").waitFor();
     await page.getByRole("button", { name: "Send again?" }).waitFor();
   },
   async pill(page) {
@@ -322,7 +322,7 @@ export const SCENES: Record<string, Scene> = {
   },
   async "api-token"(page) {
     await SCENES["api"]?.(page);
-    await page.click("#tokenShow");
+    await page.click("#toggleTokens");
     await page.getByText("Hide the token").waitFor();
   },
   async ended(page) {
@@ -363,6 +363,6 @@ export const SCENES: Record<string, Scene> = {
   },
   async ending(page) {
     await openAs(page, closing[0], "Jonas");
-    await page.getByText("Go on in a new chat").waitFor();
+    await page.getByText("Continue in a new chat").waitFor();
   },
 };

@@ -136,10 +136,10 @@ async function fitNarrow(t: TestContext, engine: Engine): Promise<void> {
   const guest = await newPerson(t, engine, origin);
   await guest.resize(320, 600);
   await guest.open(link);
-  await untilReads(guest, "#doorText", "here");
+  await untilReads(guest, "#joinText", "in this chat");
   await assertFits(guest, "the way in");
   await guest.open(origin);
-  await untilReads(guest, "#go", "Start");
+  await untilReads(guest, "#joinSubmit", "Start");
   await assertFits(guest, "home");
 }
 
@@ -151,7 +151,7 @@ async function startChat(t: TestContext, engine: Engine, first = "Ana", second =
   await enter(ana, first);
   const link = await until(ana, "there is a link", () => document.querySelector<HTMLInputElement>("#link")?.value);
   await shira.open(link);
-  await untilReads(shira, "#doorText", "here");
+  await untilReads(shira, "#joinText", "in this chat");
   assert.equal(await shira.run(() => location.hash), "", "the invitation leaves the address bar");
   await enter(shira, second);
   await until(ana, "the other one is there", () => document.querySelectorAll("#seats [data-hue]").length === 2);
@@ -172,7 +172,7 @@ async function enter(person: Person, name: string): Promise<void> {
     const field = document.querySelector<HTMLInputElement>("#name");
     if (field) field.value = text;
   }, name);
-  await person.press("#go");
+  await person.press("#joinSubmit");
   await until(person, "the chat is on the screen", () => document.querySelector("#log")?.role === "log");
 }
 
@@ -251,7 +251,7 @@ async function assertComposerBelow(person: Person, when: string): Promise<void> 
 async function assertFits(person: Person, what: string): Promise<void> {
   const found = await person.run(() => ({
     width: innerWidth,
-    scrolls: [...document.querySelectorAll("html, body, main, #log, #here, dialog[open]")]
+    scrolls: [...document.querySelectorAll("html, body, main, #log, #inlineInvite, dialog[open]")]
       .filter((element) => element.scrollWidth > element.clientWidth)
       .map((element) => `${element.tagName} ${element.id}`),
     outside: [...document.querySelectorAll("button, input, textarea, .bubble, h1, h2, p")]

@@ -48,7 +48,7 @@ for (const screen of ["mobile", "desktop"] as const) {
       await page.evaluate(
         (key, seat) => localStorage.setItem(key, seat),
         `watch-party chat ${ana.chat_id}`,
-        JSON.stringify({ session: ana, title: "Jonas", inviting: false }),
+        JSON.stringify({ session: ana, title: "Jonas", isInviting: false }),
       );
       return `${local}/${ana.chat_id}`;
     });

@@ -115,7 +115,7 @@ async function keepSeats(context: BrowserContext, origin: string, chats: [Sessio
       for (const [id, seat] of seats) localStorage.setItem(`watch-party chat ${id}`, seat);
     },
     chats.map(([session, { username }]) => {
-      return [session.chat_id, JSON.stringify({ session, title: username, inviting: false })] as const;
+      return [session.chat_id, JSON.stringify({ session, title: username, isInviting: false })] as const;
     }),
   );
   await page.close();

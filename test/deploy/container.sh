@@ -1,58 +1,67 @@
 #!/usr/bin/env bash
-# Tests deploy/Containerfile without a container engine: runs its instructions in a minimal Debian in place of the base
-# image. The program then runs as in a container: as process 1, with read-only files and without capabilities.
+# Tests deploy/Containerfile. buildah builds it in the folder of an unpacked archive, with the podman command of
+# docs/hosting.md and a minimal Debian as the base image. The program then runs from the image as in a container: as
+# process 1, with read-only files and without capabilities.
 #
-#   test/deploy/container.sh [EXECUTABLE]     needs root, debootstrap, curl, jq, unshare, setpriv and the network
+#   test/deploy/container.sh [ARCHIVE]     needs root, buildah, debootstrap, curl, jq, unshare, setpriv and the network
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 architecture=$(uname -m | sed 's/x86_64/x64/; s/aarch64/arm64/')
-executable=${1:-dist/watch-party-$(jq -r .version package.json)-linux-$architecture}
+archive=${1:-dist/watch-party-$(jq -r .version package.json)-linux-$architecture.tar.gz}
 if [ "$(id -u)" != 0 ]; then
   echo "test/deploy/container.sh must run as root, because of debootstrap and chroot." >&2
   exit 1
 fi
 
-root=$(mktemp -d)
-log=$root.log
+folder=$(mktemp -d)
+log=$folder/log
 program=
+# Keeps images and containers in the temporary folder, separate from this machine's own.
+buildah() {
+  command buildah --root "$folder/images" --runroot "$folder/run" --storage-driver overlay "$@"
+}
 clean_up() {
   [ -z "$program" ] || kill -KILL "$program" 2>/dev/null || true
-  rm -rf --one-file-system "$root" "$log"
+  [ ! -d "$folder/images" ] || buildah umount --all >"$log" 2>&1 || true
+  rm -rf --one-file-system "$folder"
 }
 trap clean_up EXIT
-
-# Runs one instruction of the Containerfile. Fails for an unknown one.
-user= variables=() entrypoint=
-step() {
-  local instruction=$1
-  shift
-  case $instruction in
-    FROM)
-      local suite=${1#debian:}
-      [ "$1" = "debian:${suite%-slim}-slim" ] || { echo "Unknown base image: $1." >&2; return 1; }
-      debootstrap --variant=minbase "${suite%-slim}" "$root" >"$log" 2>&1 || { tail -n 20 "$log" >&2; return 1; }
-      chmod 755 "$root"
-      ;;
-    ARG) [ "${1%%=*}" = EXECUTABLE ] ;;
-    COPY)
-      [ "$1 $2" = '--chmod=755 ${EXECUTABLE}' ]
-      install -D -m 755 "$executable" "$root$3"
-      ;;
-    USER) user=$1 ;;
-    ENV) variables+=("$1") ;;
-    EXPOSE) ;;
-    ENTRYPOINT) entrypoint=$(jq -er '.[0]' <<<"$*") ;;
-    *) echo "Unknown instruction: $instruction." >&2; return 1 ;;
-  esac
+quietly() {
+  "$@" >"$log" 2>&1 || { tail -n 20 "$log" >&2; return 1; }
 }
 
-while read -r line; do
-  case $line in '' | '#'*) continue ;; esac
-  echo "$line"
-  read -ra words <<<"$line"
-  step "${words[@]}"
-done <deploy/Containerfile
+# The base image that the Containerfile names.
+base=$(sed -n 's/^FROM //p' deploy/Containerfile)
+suite=${base#debian:}
+suite=${suite%-slim}
+[ "$base" = "debian:$suite-slim" ] || { echo "Unknown base image: $base." >&2; exit 1; }
+quietly debootstrap --variant=minbase "$suite" "$folder/debian"
+empty=$(buildah from scratch)
+quietly buildah add "$empty" "$folder/debian" /
+quietly buildah commit --rm "$empty" "docker.io/library/$base"
+rm -rf --one-file-system "$folder/debian"
+
+# Runs the document's arguments, plus those for building without starting a container.
+podman() {
+  [ "$1" = build ]
+  quietly buildah build --isolation chroot --pull-never "${@:2}"
+}
+line=$(grep '^podman build ' docs/hosting.md)
+echo "$line"
+tar -xzf "$archive" -C "$folder"
+cd "$folder"/watch-party-*/
+size=$(du -sm . | cut -f 1)
+[ "$size" -lt 115 ] || { echo "The build context is $size MB." >&2; exit 1; }
+eval "$line"
+
+container=$(buildah from --pull-never localhost/watch-party)
+root=$(buildah mount "$container")
+config=$(buildah inspect --type image localhost/watch-party | jq -e .OCIv1.config)
+user=$(jq -er .User <<<"$config")
+entrypoint=$(jq -er '.Entrypoint[0]' <<<"$config")
+mapfile -t variables < <(jq -er '.Env[]' <<<"$config")
+[[ " ${variables[*]} " = *" WATCH_PARTY_PORT=8080 "* ]]
 
 # Uses a free port instead of the image's, because the program shares this machine's network.
 exec {output}< <(exec unshare --pid --fork --kill-child=KILL --mount bash -c '

@@ -2,7 +2,9 @@
 
 import assert from "node:assert/strict";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { Agent } from "node:https";
+import { once } from "node:events";
+import type { IncomingMessage } from "node:http";
+import { Agent, request } from "node:https";
 import test, { type TestContext } from "node:test";
 import assets from "../../dist/assets.json" with { type: "json" };
 import { selfSigned } from "../certificate.ts";
@@ -38,7 +40,9 @@ async function startNginx(t: TestContext, nodePort: number): Promise<number> {
   const site = replaceAll(readDeploy("nginx.conf"), {
     "127.0.0.1:8080": `127.0.0.1:${nodePort}`,
     "listen 443": `listen 127.0.0.1:${port}`,
+    "listen [::]:443": `listen [::1]:${port}`,
     "listen 80": `listen 127.0.0.1:${plainPort}`,
+    "listen [::]:80": `listen [::1]:${plainPort}`,
     "/etc/ssl/chat.example.org.pem": `${folder}/cert.pem`,
     "/etc/ssl/chat.example.org.key": `${folder}/key.pem`,
   });
@@ -84,6 +88,15 @@ async function startCaddy(t: TestContext, nodePort: number): Promise<number> {
 function readDeploy(name: string): string {
   return readFileSync(new URL(`../../deploy/${name}`, import.meta.url), "utf8");
 }
+
+test("nginx accepts IPv6 connections", async (t) => {
+  const { target } = await start(t, startNginx, URL_FLAGS);
+  const options = { host: "::1", port: target.port, path: "/healthz", headers: HOST, rejectUnauthorized: false };
+  const [answer]: IncomingMessage[] = await once(request({ ...options, agent: false }).end(), "response");
+  answer?.resume();
+  assert.equal(answer?.statusCode, 200);
+  assert.equal(readDeploy("nginx.conf").match(/listen \[::\]:(443 ssl|80)\b/g)?.length, 2);
+});
 
 for (const [name, startIt] of Object.entries(PROXIES)) {
   test(`${name} serves the page and a chat, whose links start with --url`, async (t) => {

@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { cpSync, mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { dirname, relative, resolve } from "node:path";
 import { test, type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
 import { build as bundle } from "esbuild";
@@ -49,20 +50,29 @@ test("the executable for linux-x64 is at most 110 MB, and its archive at most 41
 });
 
 for (const [platform, suffix, ending] of PLATFORMS) {
-  test(`the archive for ${platform} has one folder with the executable, README.md and licences`, (t) => {
+  test(`the archive for ${platform} has one folder with the executable and documents, and its name is not a file of the release`, (t) => {
     const folder = unpack(t, `${DIST}${NAME}-${platform}${ending}`);
-    assert.deepEqual(readdirSync(folder), [`${NAME}-${platform}`]);
-    const inside = `${folder}/${NAME}-${platform}`;
-    const originals = {
-      LICENSE: `${ROOT}LICENSE`,
-      [LICENSES]: `${DIST}${NAME}-${LICENSES}`,
-      "README.md": `${ROOT}README.md`,
-      [`watch-party${suffix}`]: `${DIST}${NAME}-${platform}${suffix}`,
-    };
-    assert.deepEqual(readdirSync(inside).toSorted(), Object.keys(originals).toSorted());
-    for (const [name, original] of Object.entries(originals)) {
-      assert.ok(readFileSync(`${inside}/${name}`).equals(readFileSync(original)), `${name} is not ${original}`);
-      assert.equal(statSync(`${inside}/${name}`).mode & 0o777, name.startsWith("watch-party") ? 0o755 : 0o644, name);
+    assert.deepEqual(readdirSync(folder), [NAME]);
+    assert.ok(!readdirSync(DIST).includes(NAME), "a file of the release has the folder's name");
+    const inside = `${folder}/${NAME}`;
+    const files = readdirSync(inside, { recursive: true, withFileTypes: true })
+      .filter((entry) => entry.isFile())
+      .map((entry) => `${entry.parentPath}/${entry.name}`.slice(inside.length + 1));
+    const program = `watch-party${suffix}`;
+    assert.ok(files.includes(program));
+    for (const name of ["README.md", "LICENSE", ...trackedIn("deploy"), ...trackedIn("examples")]) {
+      assert.ok(files.includes(name), `${name} is missing`);
+    }
+    for (const name of files) {
+      const originals: Record<string, string> = {
+        [program]: `${DIST}${NAME}-${platform}${suffix}`,
+        [LICENSES]: `${DIST}${NAME}-${LICENSES}`,
+      };
+      const original = originals[name] ?? `${ROOT}${name}`;
+      const bytes = readFileSync(`${inside}/${name}`);
+      assert.ok(bytes.equals(readFileSync(original)), `${name} is not ${original}`);
+      const isProgram = name === program || bytes.toString("latin1", 0, 2) === "#!";
+      assert.equal(statSync(`${inside}/${name}`).mode & 0o777, isProgram ? 0o755 : 0o644, name);
     }
   });
 }
@@ -92,11 +102,83 @@ test("the licences cover Node and its libraries, and every package in the page a
   assert.deepEqual([...new Set(packages)], ["lean-qr"]);
 });
 
-test("the executable from the archive runs", (t) => {
+test("an archive contains every file in docs/, deploy/ and examples/ that its documents link to", (t) => {
+  const inside = `${unpack(t, `${DIST}${NAME}-linux-x64.tar.gz`)}/${NAME}/`;
+  const documents = ["README.md", ...readdirSync(`${inside}docs`).map((name) => `docs/${name}`)];
+  let count = 0;
+  for (const document of documents.filter((name) => name.endsWith(".md"))) {
+    const text = readFileSync(`${inside}${document}`, "utf8");
+    for (const [, link = ""] of text.matchAll(/(?:\]\(|src=")([^)"#]+)/g)) {
+      if (link.includes(":")) continue;
+      const target = relative(inside, resolve(dirname(`${inside}${document}`), link));
+      // Links to other files are for readers who have the source.
+      if (!/^(docs|deploy|examples)\b/.test(target) || target === "docs/releasing.md") continue;
+      assert.ok(existsSync(`${inside}${target}`), `${document} links to ${target}`);
+      count += 1;
+    }
+  }
+  assert.ok(count > 10, `${count} links`);
+});
+
+test("the executable from the archive runs, even unpacked next to the executable of the same release", (t) => {
   const own = `linux-${process.arch}`;
-  const folder = unpack(t, `${DIST}${NAME}-${own}.tar.gz`);
-  const output = execFileSync(`${folder}/${NAME}-${own}/watch-party`, ["--version"], { encoding: "utf8" });
-  assert.equal(output, `watch-party ${assets.version}\n`);
+  const folder = temporaryFolder(t);
+  for (const end of ["", ".tar.gz"]) cpSync(`${DIST}${NAME}-${own}${end}`, `${folder}/${NAME}-${own}${end}`);
+  execFileSync("tar", ["-xzf", `${NAME}-${own}.tar.gz`], { cwd: folder });
+  for (const program of [`${folder}/${NAME}/watch-party`, `${folder}/${NAME}-${own}`]) {
+    assert.equal(execFileSync(program, ["--version"], { encoding: "utf8" }), `watch-party ${assets.version}\n`);
+  }
+});
+
+test("the Linux executables need only glibc 2.28, libstdc++ and libgcc", () => {
+  for (const platform of ["linux-x64", "linux-arm64"]) {
+    const file = `${DIST}${NAME}-${platform}`;
+    const needed = execFileSync("readelf", ["--dynamic", "--wide", file], { encoding: "utf8" });
+    const libraries = Array.from(needed.matchAll(/\(NEEDED\).*\[(.*?)\.so/g), ([, name = ""]) => name);
+    const known = /^(libc|libm|libdl|libpthread|ld-linux-.*|libstdc\+\+|libgcc_s)$/;
+    assert.deepEqual(
+      libraries.filter((name) => !known.test(name)),
+      [],
+    );
+    const versions = execFileSync("readelf", ["--version-info", "--wide", file], { encoding: "utf8" });
+    const minors = Array.from(versions.matchAll(/\bGLIBC_2\.(\d+)/g), ([, minor]) => Number(minor));
+    assert.equal(Math.max(...minors), 28, platform);
+    const gcc = Array.from(versions.matchAll(/\bGLIBCXX_3\.4\.(\d+)/g), ([, minor]) => Number(minor));
+    // libstdc++ of GCC 5. Every system with glibc 2.28 has a newer one.
+    assert.ok(Math.max(...gcc) <= 21, `GLIBCXX_3.4.${Math.max(...gcc)}`);
+  }
+});
+
+test("the Windows executable has no signature, a checksum of zero, and the program's name and version", () => {
+  const bytes = readFileSync(`${DIST}${NAME}-windows-x64.exe`);
+  const header = bytes.readUInt32LE(0x3c) + 24; // after the signature and the file header
+  assert.equal(bytes.readUInt16LE(header), 0x20b, "PE32+");
+  assert.equal(bytes.readUInt32LE(header + 64), 0, "the checksum");
+  const certificates = header + 112 + 4 * 8;
+  assert.deepEqual([bytes.readUInt32LE(certificates), bytes.readUInt32LE(certificates + 4)], [0, 0]);
+
+  const info = bytes.subarray(bytes.indexOf(Buffer.from("VS_VERSION_INFO\0", "utf16le")) - 6);
+  const text = (name: string): string | undefined => {
+    // Length, length of the value, type, then key and value in UTF-16, both padded to 4 bytes.
+    const at = info.indexOf(Buffer.from(`${name}\0`, "utf16le"));
+    if (at < 0) return undefined;
+    const value = (at + 2 * (name.length + 1) + 3) & ~3;
+    return info.toString("utf16le", value, value + 2 * (info.readUInt16LE(at - 4) - 1));
+  };
+  assert.equal(text("ProductName"), "Watch Party");
+  assert.equal(text("FileDescription"), "Watch Party");
+  assert.equal(text("FileVersion"), assets.version);
+  assert.equal(text("ProductVersion"), assets.version);
+  assert.equal(text("OriginalFilename"), "watch-party.exe");
+
+  const fixed = bytes.indexOf(Buffer.from([0xbd, 0x04, 0xef, 0xfe, 0x00, 0x00, 0x01, 0x00])); // VS_FIXEDFILEINFO
+  const [major = 0, minor = 0, patch = 0] = assets.version.split(".").map(Number);
+  for (const at of [8, 16]) {
+    assert.deepEqual(
+      [bytes.readUInt32LE(fixed + at), bytes.readUInt32LE(fixed + at + 4)],
+      [(major << 16) | minor, patch << 16],
+    );
+  }
 });
 
 test("every executable is for its platform, and contains the program exactly once", () => {
@@ -146,6 +228,12 @@ test("building again, and packaging for this machine only, leaves the rest of a 
   assert.deepEqual(readdirSync(DIST), names);
   assert.deepEqual(readSums(DIST), sums);
 });
+
+/** The files in a folder of the repository that git tracks or would add. */
+function trackedIn(folder: string): string[] {
+  const names = ["ls-files", "--cached", "--others", "--exclude-standard", folder];
+  return execFileSync("git", names, { cwd: ROOT, encoding: "utf8" }).trimEnd().split("\n");
+}
 
 /** The checksum of each file in SHA256SUMS. Checks them against the files. */
 function readSums(folder: string): Map<string, string> {

@@ -234,7 +234,7 @@ test("the page of a chat whose node was killed reports that the chat is gone", a
   const link = await startChat(page, { origin: `http://party.test:${cluster.port}` });
   const name = nodeOf({ path: new URL(link).pathname, token: "" });
   await cluster.nodes[name].stop("SIGKILL");
-  await page.getByText("The host has restarted, this chat is gone").waitFor({ timeout: 30_000 });
+  await page.getByText("The host was restarted, so this chat is gone.").waitFor({ timeout: 30_000 });
 });
 
 test("a node that returns gets new chats", async (t) => {

@@ -31,3 +31,28 @@ for (const block of blocks) {
     return undefined;
   });
 }
+
+/** Converts lines for the Windows command prompt to sh. Both parse the quoted parts alike. */
+function toSh(text: string): string {
+  return text.replaceAll(/%(\w+)%/g, "$$$1").replaceAll(/^set /gm, "");
+}
+
+function runSh(text: string): Promise<{ stdout: string }> {
+  return promisify(execFile)("sh", ["-ec", `curl() { command curl --fail "$@"; }\n${text}`]);
+}
+
+test("the commands for the Windows command prompt work when converted to sh", async (t) => {
+  const server = await startServer(t);
+  const [, lines = ""] = /```bat\n([^]*?)```/.exec(page) ?? [];
+  const [first = "", ...others] = lines.trim().split(/^(?=set chat=)/m);
+  const url = `url=${server.base}\n`;
+  const create = toSh(first).replace(/^url=.*\n/, url);
+  const { chat_id, session_token }: Record<string, string> = JSON.parse((await runSh(create)).stdout);
+  const script = toSh(others.join(""))
+    .replace("CHAT_ID", String(chat_id))
+    .replace("SESSION_TOKEN", String(session_token));
+  const ran = runSh(url + script);
+  await until(() => server.app.chats.count().waiters === 1, "the poll to be held");
+  server.advanceAndSweep(25 * SECOND);
+  assert.match((await ran).stdout, /"text":"Hello".*"messages":\[\]/s);
+});

@@ -1,17 +1,19 @@
-// A server in a process of its own, which tells what it holds when asked. Run as a program this file is that
-// process; imported it starts one.
+// A server in its own process, which reports what it holds when asked. Run as a program this file is that process;
+// imported it starts one.
 
 import assert from "node:assert/strict";
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
+import type { Socket } from "node:net";
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import type { TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
 import { type App, createApp } from "../../server.ts";
+import { selfSigned } from "../certificate.ts";
 import { portOf, record, SECOND } from "../helpers.ts";
 import { usedHeap } from "./tools.ts";
 
-/** What the child's server may be told beyond the defaults; times in milliseconds. */
+/** How the child's server differs from the defaults; times in milliseconds. */
 export interface ChildOptions {
   maxChats?: number;
   rateLimit?: boolean;
@@ -19,6 +21,12 @@ export interface ChildOptions {
   headersTimeout?: number;
   requestTimeout?: number;
   keepAliveTimeout?: number;
+  /** Its clock moves only by `pass`. */
+  isClockStill?: boolean;
+  /** Speaks TLS with a certificate that it has signed itself. */
+  tls?: boolean;
+  /** Megabytes of heap (--max-old-space-size); with more the child crashes. */
+  maxHeap?: number;
 }
 
 /** Memory in bytes, after what nobody refers to is gone. */
@@ -29,6 +37,9 @@ export interface Look {
   waiting: number;
   chats: number;
   connections: number;
+  /** Bytes that connections have sent, ever, and bytes of answers that the system has taken for the open ones. */
+  received: number;
+  taken: number;
   /** The longest that nothing else could happen since the last look, in milliseconds. */
   longestStall: number;
   /** Internal errors, unhandled rejections, uncaught exceptions: each should be none. */
@@ -45,15 +56,51 @@ export class Child {
   }
 
   static async start(t: TestContext, options: ChildOptions = {}): Promise<Child> {
-    const child = fork(fileURLToPath(import.meta.url), [JSON.stringify(options)], { stdio: "inherit" });
+    const { maxHeap, ...rest } = options;
+    const execArgv = maxHeap === undefined ? process.execArgv : [`--max-old-space-size=${maxHeap}`];
+    const child = fork(fileURLToPath(import.meta.url), [JSON.stringify(rest)], { stdio: "inherit", execArgv });
     t.after(() => child.kill("SIGKILL"));
     const [message]: unknown[] = await once(child, "message");
     return new Child(child, numberIn(message, "port"));
   }
 
-  async look(): Promise<Look> {
+  look(): Promise<Look> {
+    return this.#ask({ passed: 0, isQuick: false });
+  }
+
+  /** Moves the child's clock and lets it do what is due by then; Node's own timers are not moved. */
+  pass(milliseconds: number): Promise<Look> {
+    return this.#ask({ passed: milliseconds, isQuick: false });
+  }
+
+  /** Looks until it looks as it should, for a minute at most; returns the last look. */
+  async lookUntil(isFine: (look: Look) => boolean): Promise<Look> {
+    const deadline = Date.now() + 60 * SECOND;
+    for (let round = 1; ; round += 1) {
+      // Collecting all garbage takes the child's time, so it happens only when the rest looks fine, or now and then.
+      if (round % 10 === 0 || isFine(await this.#ask({ passed: 0, isQuick: true }))) {
+        const look = await this.look();
+        if (isFine(look) || Date.now() > deadline) return look;
+      }
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  }
+
+  /** Looks until no more bytes arrive or leave; returns the last look. */
+  async standstill(): Promise<Look> {
+    let last = await this.#ask({ passed: 0, isQuick: true });
+    for (let same = 0; same < 5;) {
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      const look = await this.#ask({ passed: 0, isQuick: true });
+      same = last.taken === look.taken && last.received === look.received ? same + 1 : 0;
+      last = look;
+    }
+    return this.look();
+  }
+
+  async #ask(question: { passed: number; isQuick: boolean }): Promise<Look> {
     assert.equal(this.process.exitCode ?? this.process.signalCode, null, "the server has ended");
-    this.process.send("look");
+    this.process.send(question);
     const [message]: unknown[] = await once(this.process, "message", { signal: AbortSignal.timeout(30 * SECOND) });
     const errors = record(message)["errors"];
     assert.ok(Array.isArray(errors));
@@ -64,20 +111,11 @@ export class Child {
       waiting: numberIn(message, "waiting"),
       chats: numberIn(message, "chats"),
       connections: numberIn(message, "connections"),
+      received: numberIn(message, "received"),
+      taken: numberIn(message, "taken"),
       longestStall: numberIn(message, "longestStall"),
       errors: errors.map(String),
     };
-  }
-
-  /** Looks until it looks as it should, for half a minute at most; returns the last look. */
-  async lookUntil(isFine: (look: Look) => boolean): Promise<Look> {
-    const deadline = Date.now() + 30 * SECOND;
-    let look = await this.look();
-    while (!isFine(look) && Date.now() < deadline) {
-      await new Promise((resolve) => setTimeout(resolve, 200));
-      look = await this.look();
-    }
-    return look;
   }
 }
 
@@ -95,8 +133,21 @@ async function serve(given: unknown): Promise<void> {
   };
   process.on("uncaughtException", note("uncaught exception"));
   process.on("unhandledRejection", note("unhandled rejection"));
-  const { headersTimeout, requestTimeout, keepAliveTimeout, ...options } = record(given);
-  const app = createApp({ ...options, logError: note("internal error") });
+  const { headersTimeout, requestTimeout, keepAliveTimeout, tls, isClockStill, ...rest } = record(given);
+  const options = { ...rest, ...(tls === true && { tls: selfSigned() }) };
+  const start = Date.now();
+  let offset = 0;
+  const now = (): number => (isClockStill === true ? start : Date.now()) + offset;
+  const app = createApp({ ...options, now, logError: note("internal error") });
+  const sockets = new Set<Socket>();
+  let receivedByClosed = 0;
+  app.server.on("connection", (socket: Socket) => {
+    sockets.add(socket);
+    socket.once("close", () => {
+      sockets.delete(socket);
+      receivedByClosed += socket.bytesRead;
+    });
+  });
   if (typeof headersTimeout === "number") app.server.headersTimeout = headersTimeout;
   if (typeof requestTimeout === "number") app.server.requestTimeout = requestTimeout;
   if (typeof keepAliveTimeout === "number") app.server.keepAliveTimeout = keepAliveTimeout;
@@ -105,17 +156,26 @@ async function serve(given: unknown): Promise<void> {
   stalls.enable();
   await once(app.server.listen(0, "127.0.0.1"), "listening");
   process.on("disconnect", () => process.exit());
-  process.on("message", () => void tell());
+  process.on("message", (message) => {
+    offset += numberIn(message, "passed");
+    app.sweep();
+    void tell(record(message)["isQuick"] === true);
+  });
   process.send?.({ port: portOf(app.server.address()) });
 
-  async function tell(): Promise<void> {
+  async function tell(isQuick: boolean): Promise<void> {
     const longestStall = stalls.max / 1e6;
-    const heap = await usedHeap();
+    const heap = isQuick ? process.memoryUsage().heapUsed : await usedHeap();
     const { external, rss: resident } = process.memoryUsage();
     const { chats, waiters: waiting } = app.chats.count();
     const connections = await countConnections(app);
-    process.send?.({ heap, external, resident, waiting, chats, connections, longestStall, errors });
-    stalls.reset();
+    const taken = [...sockets].reduce(
+      (sum, { bytesWritten, writableLength }) => sum + bytesWritten - writableLength,
+      0,
+    );
+    const received = [...sockets].reduce((sum, { bytesRead }) => sum + bytesRead, receivedByClosed);
+    process.send?.({ heap, external, resident, waiting, chats, connections, received, taken, longestStall, errors });
+    if (!isQuick) stalls.reset();
   }
 }
 

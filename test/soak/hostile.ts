@@ -100,8 +100,9 @@ function pathOf(chance: Chance, { chatId }: Target): string {
   return `${path}?since=${since}&wait=${wait}&browser=${word}&${word}=${word}${"&since=1".repeat(chance.below(50))}`;
 }
 
+/** A valid host: any other makes the request a bad one and ends the connection (see `wildBytes`). */
 function hostOf(chance: Chance): string {
-  return inHeader(chance.pick(["127.0.0.1", "x", "evil.example:80", "[::1]:99999", ...WORDS.slice(0, 28)]));
+  return chance.pick(["127.0.0.1", "x", "evil.example:80", "[::1]:9999", "__proto__", "1e3", "null", "A".repeat(200)]);
 }
 
 function authorizationOf(chance: Chance, { session, invite }: Target): string {
@@ -239,6 +240,9 @@ export function wildBytes(chance: Chance, target: Target): Buffer {
         "latin1",
       ),
     () => Buffer.from(good.toString("latin1").replace("HTTP/1.1", chance.pick(VERSIONS)), "latin1"),
+    () =>
+      Buffer.from(good.toString("latin1").replace(/^Host: .*$/m, `Host: ${inHeader(chance.pick(WORDS))}`), "latin1"),
+    () => Buffer.from(good.toString("latin1").replace(/^(?=Host: )/m, "a: b\r\n".repeat(chance.pick([1, 100, 900])))),
     () =>
       Buffer.from(
         `CONNECT ${chance.pick(["x:1", "/", "*", ""])} HTTP/1.1\r\nHost: x\r\n\r\n${good.toString("latin1")}`,

@@ -9,6 +9,13 @@ export interface Room {
   messages: Message[];
   cursor: number;
   generation: number;
+  /** The message bucket of each place; leaving and joining again does not refill it. */
+  buckets: Map<number, Bucket>;
+}
+/** Milliseconds' worth of messages available at once, as of `at`; a message costs 200. */
+export interface Bucket {
+  credit: number;
+  at: number;
 }
 export interface Seat {
   kind: "session";
@@ -21,9 +28,6 @@ export interface Seat {
   joined: number;
   expires: number;
   seen: number;
-  /** Milliseconds worth of messages to be had at once, as of `creditAt`; a message costs 200. */
-  credit: number;
-  creditAt: number;
   posted: { key: string; at: number; message: Message }[];
 }
 export interface Invitation {
@@ -77,7 +81,7 @@ export class Model {
     const earlier = this.#repeated(this.rooms, key);
     if (earlier) return { status: 200, seat: earlier };
     if (this.rooms.length >= this.maxChats) this.#drop(this.#idlest());
-    const room: Room = { id: "", seats: [], seatsEver: 0, messages: [], cursor: 0, generation: 0 };
+    const room: Room = { id: "", seats: [], seatsEver: 0, messages: [], cursor: 0, generation: 0, buckets: new Map() };
     const seat = this.#sit(room, name, key && `create ${key}`);
     this.rooms.push(room);
     return { status: 201, seat };
@@ -105,13 +109,16 @@ export class Model {
 
   post(ticket: Ticket, where: Room, text: string, key?: string): { status: number; message: Message } {
     const seat = this.#member(ticket, where);
-    if (text.trim() === "") throw new Refused("invalid_text");
     const earlier = seat.posted.findLast((each) => each.key === key && this.now - each.at < 10 * MINUTE)?.message;
     if (earlier && earlier.text !== text) throw new Refused("invalid_key");
     if (earlier) return { status: 200, message: earlier };
-    const credit = Math.min(4_000, seat.credit + this.now - seat.creditAt);
+    const bucket = where.buckets.get(seat.place) ?? { credit: 4_000, at: this.now };
+    const credit = Math.min(4_000, bucket.credit + this.now - bucket.at);
     if (credit < 200) throw new Refused("rate_limited");
-    Object.assign(seat, { credit: credit - 200, creditAt: this.now, seen: this.now });
+    // Counted before the text is examined: a refused text costs the server as much.
+    where.buckets.set(seat.place, { credit: credit - 200, at: this.now });
+    if (text.trim() === "") throw new Refused("invalid_text");
+    seat.seen = this.now;
     const id = where.cursor + 1;
     const message = { id, member_id: String(seat.number), username: seat.name, text, sent_at: iso(this.now) };
     where.messages.push(message);
@@ -126,6 +133,10 @@ export class Model {
     if (since > where.cursor) throw new Refused("invalid_cursor");
     seat.seen = this.now;
     if (wait === 0 || since < where.cursor) return { status: 200, body: this.#view(seat, since) };
+    if (this.polls.filter((poll) => poll.seat === seat).length >= 32) {
+      if (browser === undefined) throw new Refused("rate_limited");
+      return { status: 200, body: { ...this.#view(seat, since), retry_in: 2 } };
+    }
     const same = this.polls.filter((poll) => browser !== undefined && poll.browser === browser);
     const weakest = same.find((poll) => visible && !poll.visible);
     if (same.length >= 4 && !weakest) return { status: 200, body: { ...this.#view(seat, since), retry_in: 2 } };
@@ -174,7 +185,7 @@ export class Model {
     if (typeof name === "string" && !isFree(name)) throw new Refused("username_taken");
     room.seatsEver += 1;
     const [joined, number] = [this.now, room.seatsEver];
-    const times = { joined, expires: joined + SESSION, seen: joined, credit: 4_000, creditAt: joined };
+    const times = { joined, expires: joined + SESSION, seen: joined };
     const who = { name: name ?? `Guest ${guest}`, token: "", key, posted: [] };
     const seat: Seat = { kind: "session", room, number, place, ...who, ...times };
     room.seats.push(seat);
@@ -188,8 +199,7 @@ export class Model {
   }
 
   #idlest(): Room {
-    const isIdle = ({ seats: [only, other], messages }: Room) =>
-      only && !other && messages.length === 0 && this.#isAway(only, 10 * MINUTE);
+    const isIdle = ({ seats: [only, other] }: Room) => only && !other && this.#isAway(only, 10 * MINUTE);
     const [room] = this.rooms.filter(isIdle).toSorted((a, b) => (a.seats[0]?.seen ?? 0) - (b.seats[0]?.seen ?? 0));
     if (!room) throw new Refused("server_full");
     return room;

@@ -89,7 +89,7 @@ for (const trustProxy of [false, true]) {
     t.after(() => line.close());
     const page = await line.ask("GET", `/${chatId}`, "127.0.0.1", html);
     const help = (await line.ask("GET", "/", "HOST", [])).text;
-    let shown = 0;
+    let [shown, refused] = [0, 0];
     for (let round = 0; round < ROUNDS; round += 1) {
       const host = strangeHost(chance);
       const lines = [
@@ -100,14 +100,18 @@ for (const trustProxy of [false, true]) {
         `X-Forwarded-Port: ${strangeHost(chance)}`,
         `X-Forwarded-Prefix: ${strangeHost(chance)}`,
       ];
-      assert.equal(
-        (await line.ask("GET", `/${chatId}`, host, [...lines, ...html])).text,
-        page.text,
-        "one page for all",
-      );
+      if (!isHost(host)) {
+        refused += 1;
+        const answer = await line.ask("GET", "/", host, lines);
+        assert.equal(answer.status, 400, `Host: ${host}`);
+        assert.equal(stringOf(record(answer.body), "error"), "bad_request");
+        continue;
+      }
       const helped = await line.ask("GET", "/", host, lines);
       const base = /https?:\/\/[a-z0-9._:[\]-]+(?=[/"\s])/i.exec(helped.text)?.[0] ?? "";
       assert.equal(helped.text.replaceAll(base, "http://HOST"), help, `Host: ${host}`);
+      const shownPage = await line.ask("GET", `/${chatId}`, host, [...lines, ...html]);
+      assert.equal(shownPage.text, page.text, "one page for all");
       const made = await line.ask("POST", "/create", host, lines);
       const session = sessionOf(withHeaders(made));
       const invited = record(
@@ -126,6 +130,7 @@ for (const trustProxy of [false, true]) {
       for (const each of [helped, made]) assertNoRight(each);
     }
     assert.ok(shown > 0 || trustProxy, "some were well-formed");
+    assert.ok(refused > ROUNDS / 4 && refused < ROUNDS, `${refused} hosts were refused`);
   });
 }
 
@@ -190,21 +195,32 @@ function strangeHost(chance: Random): string {
     .trim();
 }
 
-/** A Line that says whatever Host it is told. */
-class HostLine {
-  readonly #line: Line;
+/** What the contract takes for a host: its characters, and that a URL can be made with it. */
+function isHost(host: string): boolean {
+  return /^[\w.:[\]-]{1,255}$/.test(host) && URL.canParse(`http://${host}`);
+}
 
-  constructor(line: Line) {
+/** A Line that sends any Host, and connects again where the server ends the connection over it. */
+class HostLine {
+  readonly #port: number;
+  #line: Line;
+
+  constructor(port: number, line: Line) {
+    this.#port = port;
     this.#line = line;
   }
 
   static async open(port: number): Promise<HostLine> {
-    return new HostLine(await Line.open(port));
+    return new HostLine(port, await Line.open(port));
   }
 
-  /** Of two Hosts the first counts, and a Line writes its own first: so the target ends with the other. */
-  ask(method: string, path: string, host: string, lines: string[]): Promise<Answer> {
-    return this.#line.ask(method, `${path} HTTP/1.1\r\nHost: ${host}\r\nX-Rest:`, { lines });
+  async ask(method: string, path: string, host: string, lines: string[]): Promise<Answer> {
+    const answer = await this.#line.ask(method, path, { host, lines });
+    if (/^Connection: close\r?$/im.test(answer.head)) {
+      this.#line.close();
+      this.#line = await Line.open(this.#port);
+    }
+    return answer;
   }
 
   close(): void {

@@ -48,6 +48,8 @@ export class Chance {
 }
 
 export interface Question {
+  /** The Host header; the address of the server where none is given. */
+  host?: string;
   token?: string | undefined;
   key?: string | undefined;
   /** More header lines, each as it goes over the wire. */
@@ -93,12 +95,12 @@ export class Line {
     return new Line(socket, port);
   }
 
-  ask(method: string, path: string, { token, key, lines = [], body }: Question = {}): Promise<Answer> {
+  ask(method: string, path: string, { host, token, key, lines = [], body }: Question = {}): Promise<Answer> {
     assert.ok(this.#settle === undefined, "one request at a time");
     const content = body === undefined ? "" : JSON.stringify(body);
     const head = [
       `${method} ${path} HTTP/1.1`,
-      `Host: 127.0.0.1:${this.#port}`,
+      `Host: ${host ?? `127.0.0.1:${this.#port}`}`,
       ...(token === undefined ? [] : [`Authorization: Bearer ${token}`]),
       ...(key === undefined ? [] : [`Idempotency-Key: ${key}`]),
       ...(body === undefined ? [] : [`Content-Length: ${Buffer.byteLength(content)}`]),

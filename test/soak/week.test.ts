@@ -30,7 +30,8 @@ test("after a week and two million messages nothing is left of any of it", { tim
   t.diagnostic(`SOAK_SEED=${seed}`);
   const timersBefore = timers();
   const clock = new Clock();
-  const app = createApp({ now: () => clock.ms });
+  // All its chats are created from one address, which may have a tenth of what the server holds.
+  const app = createApp({ now: () => clock.ms, rateLimit: false });
   const week = new Week(app, clock, new Chance(seed));
   const [start, heaps, peaks]: [number, number[], number[]] = [clock.ms, [], []];
   for (let day = 1; day <= 7; day += 1) {
