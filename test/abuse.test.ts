@@ -1,4 +1,4 @@
-// What one connection, one seat or one address may use: bytes and time, not only counts.
+// Bounds on what one connection, one seat or one address can use, in bytes and time as well as in counts.
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -8,7 +8,7 @@ import { connect as connectTls } from "node:tls";
 import { createApp, LIMITS } from "../server.ts";
 import { selfSigned } from "./certificate.ts";
 import {
-  assertDone,
+  assertNoContent,
   assertError,
   at,
   exchange,
@@ -21,16 +21,17 @@ import {
   SECOND,
   sessionOf,
   startServer,
-  testInside,
+  testInProcess,
   until,
   Wire,
 } from "./helpers.ts";
-/** A request with so many short headers. */
+
+/** A request with this many short headers. */
 function withHeaders(first: string, count: number): string {
   return `${first} HTTP/1.1\r\nHost: x\r\n${"a: b\r\n".repeat(count - 1)}\r\n`;
 }
 
-test("a request with 100 headers is served, one with more is headers_too_large", async (t) => {
+test("a request with 100 headers is served, and one with more is headers_too_large", async (t) => {
   const server = await startServer(t);
   const wire = await Wire.open(t, server.port);
   wire.write(withHeaders("GET /healthz", 100));
@@ -40,38 +41,38 @@ test("a request with 100 headers is served, one with more is headers_too_large",
   }
 });
 
-testInside(
-  "requests behind a held poll or a stream are counted by what they hold, and too much ends the connection",
+testInProcess(
+  "requests queued behind a held poll or a stream count by size, and too many bytes end the connection",
   async (t) => {
     const server = await startServer(t);
-    const [ana] = await server.party("Ana");
+    const [ana] = await server.chat("Ana");
     for (const accept of ["application/json", "application/x-ndjson"]) {
       const head = `Host: x\r\nAuthorization: ${ana.token}\r\nAccept: ${accept}\r\n`;
       const first = `GET /${ana.chatId}?since=latest&wait=50 HTTP/1.1\r\n${head}\r\n`;
       const large = `GET /healthz HTTP/1.1\r\nHost: x\r\n${`a: ${"b".repeat(90)}\r\n`.repeat(90)}\r\n`;
       const few = await Wire.open(t, server.port);
       few.write(first + large.repeat(5));
-      await until(() => server.app.chats.count().waiters === 1, "the first to be held");
+      await until(() => server.app.chats.count().waiters === 1, "the first poll to be held");
       await ana.read();
       assert.equal(few.isClosed, false);
       few.write(large.repeat(5));
-      await until(() => few.isClosed, "the end of a connection with ten large requests");
-      await until(() => server.app.chats.count().waiters === 0, "the poll to be forgotten");
+      await until(() => few.isClosed, "the connection with ten large requests to close");
+      await until(() => server.app.chats.count().waiters === 0, "the poll to be removed");
 
       const many = await Wire.open(t, server.port);
       many.write(first + "GET / HTTP/1.1\r\nHost:x\r\n\r\n".repeat(100));
-      await until(() => many.isClosed, "the end of a connection with a hundred small requests");
+      await until(() => many.isClosed, "the connection with a hundred small requests to close");
     }
   },
 );
 
-/** A chat whose 30 messages take 240 kB to read, and a socket that asks for them again and again and never reads. */
-async function askAndNeverRead(
+/** A chat with 240 kB of messages, and a socket that requests them 65 times and reads no answer. */
+async function requestWithoutReading(
   t: TestContext,
   accept: string,
 ): Promise<[Awaited<ReturnType<typeof startServer>>, Wire]> {
   const server = await startServer(t, { rateLimit: false });
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   for (let count = 0; count < 30; count += 1) await ana.say("😀".repeat(2_000));
   const wire = await Wire.open(t, server.port);
   wire.socket.pause();
@@ -81,63 +82,66 @@ async function askAndNeverRead(
   return [server, wire];
 }
 
-testInside("a connection whose answers nobody reads ends after 75 s, a slow reader's does not", async (t) => {
-  const [server, wire] = await askAndNeverRead(t, "application/json");
-  const open = (): Promise<number> =>
-    new Promise((resolve, reject) => {
-      server.app.server.getConnections((error, count) => (error ? reject(error) : resolve(count)));
-    });
-  // The server has filled what the two kernels take, and waits.
-  let times = 0;
-  for (let last = -1; times < 20; times = last === wire.socket.bytesRead ? times + 1 : 0) {
-    last = wire.socket.bytesRead;
-    await server.send("GET", "/healthz");
-  }
-  server.agent.destroy();
-  await until(async () => (await open()) === 1, "the other connections to end");
-  server.pass(0);
-  server.pass(74 * SECOND);
-  assert.equal(await open(), 1);
-  for (let round = 0; round < 2; round += 1) {
-    // Reading a part of it is progress enough for another 75 s.
-    const before = wire.received.length;
-    wire.socket.resume();
-    await until(() => wire.received.length > before + 1_000_000, "some of it to be read");
-    wire.socket.pause();
-    await server.send("GET", "/healthz");
+testInProcess(
+  "a connection that reads none of its answers is closed after 75 s, and a slow reader stays connected",
+  async (t) => {
+    const [server, wire] = await requestWithoutReading(t, "application/json");
+    const countConnections = (): Promise<number> =>
+      new Promise((resolve, reject) => {
+        server.app.server.getConnections((error, count) => (error ? reject(error) : resolve(count)));
+      });
+    // Wait until the server has filled the buffers of both kernels and is blocked.
+    let times = 0;
+    for (let last = -1; times < 20; times = last === wire.socket.bytesRead ? times + 1 : 0) {
+      last = wire.socket.bytesRead;
+      await server.send("GET", "/healthz");
+    }
     server.agent.destroy();
-    server.pass(74 * SECOND);
-    assert.equal(wire.isClosed, false);
-  }
-  await until(async () => (await open()) === 1, "the others to end again");
-  server.pass(0);
-  server.pass(75 * SECOND);
-  await until(async () => (await open()) === 0, "its end");
-});
+    await until(async () => (await countConnections()) === 1, "the other connections to close");
+    server.advanceAndSweep(0);
+    server.advanceAndSweep(74 * SECOND);
+    assert.equal(await countConnections(), 1);
+    for (let round = 0; round < 2; round += 1) {
+      // Reading any part of the answers is enough for another 75 s.
+      const before = wire.received.length;
+      wire.socket.resume();
+      await until(() => wire.received.length > before + 1_000_000, "some bytes to be read");
+      wire.socket.pause();
+      await server.send("GET", "/healthz");
+      server.agent.destroy();
+      server.advanceAndSweep(74 * SECOND);
+      assert.equal(wire.isClosed, false);
+    }
+    await until(async () => (await countConnections()) === 1, "the other connections to close again");
+    server.advanceAndSweep(0);
+    server.advanceAndSweep(75 * SECOND);
+    await until(async () => (await countConnections()) === 0, "the connection to close");
+  },
+);
 
-testInside("a held poll and an idle stream outlive the time in which answers must be read", async (t) => {
+testInProcess("a held poll and an idle stream outlive the time limit for reading answers", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const stream = await Wire.open(t, server.port);
   stream.write(
     `GET /${ana.chatId} HTTP/1.1\r\nHost: x\r\nAuthorization: ${ana.token}\r\nAccept: application/x-ndjson\r\n\r\n`,
   );
   await stream.waitFor(/members/);
-  const held = await ana.hold();
-  for (let passed = 0; passed < 49; passed += 1) server.pass(SECOND);
+  const held = await ana.openPoll();
+  for (let passed = 0; passed < 49; passed += 1) server.advanceAndSweep(SECOND);
   assert.equal(server.app.chats.count().waiters, 2);
-  server.pass(SECOND);
-  pollOf(await held.answer);
+  server.advanceAndSweep(SECOND);
+  pollOf(await held.reply);
   for (let passed = 0; passed < 30; passed += 1) {
     const before = stream.received.length;
-    server.pass(25 * SECOND);
-    await until(() => stream.received.length > before, "the empty line of a silent stream");
+    server.advanceAndSweep(25 * SECOND);
+    await until(() => stream.received.length > before, "the empty line of an idle stream");
   }
   const message = await ana.say("still there?");
   await stream.waitFor(new RegExp(`"id":${message.id},`));
 });
 
-test("an address has at most a tenth of all chats, and ten in any case", async (t) => {
+test("an address can have a tenth of all chats, and always at least ten", async (t) => {
   for (const [maxChats, share] of [
     [200, 20],
     [30, 10],
@@ -149,13 +153,13 @@ test("an address has at most a tenth of all chats, and ten in any case", async (
     assertError(refused, "rate_limited");
     assert.equal(refused.headers["retry-after"], "60");
     const { chat_id: id, session_token: token } = at(made, 0);
-    assertDone(await server.send("DELETE", `/${id}`, { token }));
+    assertNoContent(await server.send("DELETE", `/${id}`, { token }));
     sessionOf(await server.create());
     assertError(await server.create(), "rate_limited");
   }
 });
 
-test("each address has a share of its own, and --no-rate-limit lifts it", async (t) => {
+test("each address has its own share, and --no-rate-limit lifts the limit", async (t) => {
   const server = await startServer(t, { maxChats: 30, trustProxy: true });
   const from = (address: string) => server.create({}, { "X-Forwarded-For": address });
   for (let count = 0; count < 10; count += 1) sessionOf(await from("203.0.113.1"));
@@ -168,7 +172,7 @@ test("each address has a share of its own, and --no-rate-limit lifts it", async 
   assertError(await free.create(), "server_full");
 });
 
-testInside("an expired chat counts no more for its address", async (t) => {
+testInProcess("an expired chat no longer counts against its address", async (t) => {
   const server = await startServer(t, { maxChats: 30 });
   for (let count = 0; count < 10; count += 1) sessionOf(await server.create());
   assertError(await server.create(), "rate_limited");
@@ -177,11 +181,11 @@ testInside("an expired chat counts no more for its address", async (t) => {
   assertError(await server.create(), "rate_limited");
 });
 
-test("a seat holds 32 polls and streams together, and one more is rate_limited", async (t) => {
+test("a seat can have 32 polls and streams open, and the next one is rate_limited", async (t) => {
   const server = await startServer(t);
-  const [ana, ben] = await server.party("Ana", "Ben");
+  const [ana, ben] = await server.chat("Ana", "Ben");
   const held = [];
-  for (let count = 0; count < 31; count += 1) held.push(await ana.hold());
+  for (let count = 0; count < 31; count += 1) held.push(await ana.openPoll());
   const stream = await Wire.open(t, server.port);
   const head = `Host: x\r\nAuthorization: ${ana.token}\r\nAccept: application/x-ndjson\r\n`;
   stream.write(`GET /${ana.chatId} HTTP/1.1\r\n${head}\r\n`);
@@ -192,19 +196,20 @@ test("a seat holds 32 polls and streams together, and one more is rate_limited",
     assert.equal(refused.headers["retry-after"], "1");
   }
   assert.equal((await ana.read("?since=latest&wait=50&browser=b1&visible=1")).retry_in, LIMITS.retrySeconds);
-  await ben.hold();
+  await ben.openPoll();
   await ana.read();
   at(held, 0).abort();
-  await until(async () => (await server.countHeld()) === 32, "one to be forgotten");
-  await ana.hold();
+  await until(async () => (await server.countWaiters()) === 32, "one poll to be removed");
+  await ana.openPoll();
   const message = await ben.say("to all 32");
-  for (const { answer } of held.slice(1)) assert.deepEqual(pollOf(await answer).messages, [message]);
+  for (const { reply } of held.slice(1)) assert.deepEqual(pollOf(await reply).messages, [message]);
   await stream.waitFor(/to all 32/);
 });
 
-test("leaving and joining again does not fill the bucket of messages", async (t) => {
+// The next two tests need a clock that stands still: a real one refills the bucket while they post.
+testInProcess("leaving and joining again does not refill the message bucket", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const { invite_token } = invitationOf(await ana.invite());
   const join = async (): Promise<Member> => {
     return new Member(server, sessionOf(await server.join(ana.chatId, { invite_token })));
@@ -212,26 +217,26 @@ test("leaving and joining again does not fill the bucket of messages", async (t)
   const ben = await join();
   for (let count = 0; count < 20; count += 1) await ben.say("x");
   assertError(await ben.post("x"), "rate_limited");
-  assertDone(await ben.leave());
+  assertNoContent(await ben.leave());
   const again = await join();
   assertError(await again.post("x"), "rate_limited");
-  // The next seat was never used.
+  // Nobody has used the next seat yet.
   await (await join()).say("x");
   await ana.say("x");
 });
 
-test("a refused text counts, as examining it is most of the work", async (t) => {
+testInProcess("an invalid text counts against the rate limit, because validating it is most of the work", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const heavy = `a${"\u0301\u0316".repeat(15)}`.repeat(480);
   for (let count = 0; count < 20; count += 1) assertError(await ana.post(heavy), "invalid_text");
   assertError(await ana.post(heavy), "rate_limited");
   assertError(await ana.post("x"), "rate_limited");
 });
 
-test("a key with another text is refused before that text is examined", async (t) => {
+test("a key that repeats with another text is refused before the text is validated", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const key = { "Idempotency-Key": "k" };
   const message = messageOf(await ana.post(" e\u0301 ", key));
   assert.equal(message.text, "\u00e9");
@@ -239,9 +244,9 @@ test("a key with another text is refused before that text is examined", async (t
   for (const other of ["\u00e9", "", 7, null]) assertError(await ana.post(other, key), "invalid_key");
 });
 
-test("a request that is refused before its body has come does not swallow the body", async (t) => {
+test("a request that is refused before its body arrives does not read the whole body", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const other = `/${"A".repeat(16)}`;
   for (const [line, status] of [
     [`POST ${other} HTTP/1.1\r\nHost: x\r\n`, 401],
@@ -262,14 +267,14 @@ test("a request that is refused before its body has come does not swallow the bo
       };
       wire.socket.on("drain", pump);
       pump();
-      await until(() => wire.isClosed, `the end of ${line}`);
-      // A megabyte and what the two kernels hold.
+      await until(() => wire.isClosed, `the connection to close after ${line}`);
+      // One megabyte, plus the buffers of the two kernels.
       assert.ok(wire.socket.bytesWritten < 40_000_000, `${wire.socket.bytesWritten} bytes taken`);
     }
   }
 });
 
-test("a request that waits behind another keeps its body, however it arrives, and at most three such wait", async (t) => {
+test("a pipelined request keeps its body while it waits, and at most three such requests can wait", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const head = `Host: x\r\nAuthorization: ${ana.token}\r\n`;
@@ -278,7 +283,7 @@ test("a request that waits behind another keeps its body, however it arrives, an
   const body = Array.from('{"text":"byte by byte"}', (letter) => `1\r\n${letter}\r\n`).join("");
   const wire = await Wire.open(t, server.port);
   wire.write(poll + post + body);
-  await until(async () => (await server.countHeld()) === 1, "the poll to be held");
+  await until(async () => (await server.countWaiters()) === 1, "the poll to be held");
   await ana.say("news");
   await wire.waitFor(/"news"/);
   wire.write("0\r\n\r\n");
@@ -286,11 +291,11 @@ test("a request that waits behind another keeps its body, however it arrives, an
 
   const many = await Wire.open(t, server.port);
   many.write(poll + `${post}${body}0\r\n\r\n`.repeat(4));
-  await until(() => many.isClosed, "the end of the connection");
+  await until(() => many.isClosed, "the connection to close");
   assert.equal((await ana.read()).messages.length, 2);
 });
 
-test("a connection is used again after a refusal whose body had come", async (t) => {
+test("a connection stays open after a refusal if the whole body has arrived", async (t) => {
   const server = await startServer(t);
   const wire = await Wire.open(t, server.port);
   const refused = `POST /create HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n{`;
@@ -300,7 +305,7 @@ test("a connection is used again after a refusal whose body had come", async (t)
   assert.doesNotMatch(wire.received, /connection: close/i);
 });
 
-test("a body that comes byte by byte is put together", async (t) => {
+test("a body that arrives byte by byte is assembled", async (t) => {
   const server = await startServer(t);
   const wire = await Wire.open(t, server.port);
   const text = JSON.stringify({ padding: "x".repeat(30_000), username: "Ana" });
@@ -310,8 +315,8 @@ test("a body that comes byte by byte is put together", async (t) => {
   await wire.waitFor(/201 Created[^]*"username":"Ana"/);
 });
 
-testInside(
-  "a TLS handshake that stalls ends after 10 s, and no suite without forward secrecy is offered",
+testInProcess(
+  "a stalled TLS handshake ends after 10 s, and every cipher suite has forward secrecy",
   { timeout: 60 * SECOND },
   async (t) => {
     const tls = selfSigned();
@@ -350,7 +355,7 @@ testInside(
   },
 );
 
-test("a Host that is doubled, empty or no host is bad_request", async (t) => {
+test("a Host header that is repeated, empty or malformed is bad_request", async (t) => {
   const server = await startServer(t);
   for (const lines of [
     "Host: a\r\nHost: a",
@@ -377,29 +382,29 @@ test("a Host that is doubled, empty or no host is bad_request", async (t) => {
   assertError(await exchange(t, server.port, missing), "bad_request");
 });
 
-test("the authority of an absolute target replaces Host in links", async (t) => {
+test("the host of an absolute request target replaces Host in links", async (t) => {
   const server = await startServer(t);
   const wire = await Wire.open(t, server.port);
   wire.write("POST http://chat.example:81/create HTTP/1.1\r\nHost: other.example\r\nContent-Length: 0\r\n\r\n");
   await wire.waitFor(/"url":"http:\/\/chat\.example:81\//);
 });
 
-test("rubbish on the connection of a stream ends it without another status line", async (t) => {
+test("garbage on a connection with a stream closes it without a second status line", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const wire = await Wire.open(t, server.port);
   const head = `Host: x\r\nAuthorization: ${ana.token}\r\nAccept: application/x-ndjson\r\n`;
   wire.write(`GET /${ana.chatId} HTTP/1.1\r\n${head}\r\n`);
   await wire.waitFor(/members/);
   wire.write("\0 rubbish\r\n\r\n");
-  await until(() => wire.isClosed, "the end");
+  await until(() => wire.isClosed, "the connection to close");
   assert.equal(wire.received.split("HTTP/1.1").length, 2);
-  await until(async () => (await server.countHeld()) === 0, "the stream to be forgotten");
+  await until(async () => (await server.countWaiters()) === 0, "the stream to be removed");
 });
 
-test("U+2028 and U+2029 are escaped in every answer, so that no reader of lines splits there", async (t) => {
+test("U+2028 and U+2029 are escaped in every answer, so that no line reader splits a message", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const key = { "Idempotency-Key": "k" };
   const text = "one\u2028two\u2029three";
   const replies = [await ana.post(text, key), await ana.post(text, key), await ana.poll()];
@@ -414,7 +419,7 @@ test("U+2028 and U+2029 are escaped in every answer, so that no reader of lines 
   assert.equal(record(at(replies, 0).body)["text"], text);
 });
 
-test("a name of nothing but marks is refused, with a letter under them it is fine", async (t) => {
+test("a name made only of combining marks is refused, and with a base letter it is accepted", async (t) => {
   const server = await startServer(t);
   for (const username of ["\u0301", "\u0301\u0302", " \u0301", "\u200b\u0301", "\ufe0f"]) {
     assertError(await server.create({ username }), "invalid_username");
@@ -422,15 +427,15 @@ test("a name of nothing but marks is refused, with a letter under them it is fin
   assert.equal(sessionOf(await server.create({ username: "n\u0303" })).username, "\u00f1");
 });
 
-testInside("internal errors and the errors that end a stream are counted as refused", async (t) => {
+testInProcess("internal errors and errors that end a stream are counted as refused", async (t) => {
   const errors: unknown[] = [];
   const server = await startServer(t, { metrics: true, logError: (error) => errors.push(error) });
-  const [ana, ben] = await server.party("Ana", "Ben");
+  const [ana, ben] = await server.chat("Ana", "Ben");
   const wire = await Wire.open(t, server.port);
   const head = `Host: x\r\nAuthorization: ${ben.token}\r\nAccept: application/x-ndjson\r\n`;
   wire.write(`GET /${ana.chatId} HTTP/1.1\r\n${head}\r\n`);
   await wire.waitFor(/members/);
-  assertDone(await ana.remove(ben.id));
+  assertNoContent(await ana.remove(ben.id));
   await wire.waitFor(/revoked_token/);
   const { chats } = server.app;
   t.mock.method(chats, "post", () => {
@@ -443,10 +448,10 @@ testInside("internal errors and the errors that end a stream are counted as refu
   assert.match(text, /refused_total\{error="internal"\} 1\n/);
 });
 
-testInside("a token does not reach the log in whatever way its characters are encoded", async (t) => {
+testInProcess("a token never reaches the log, however its characters are encoded", async (t) => {
   const lines: string[] = [];
   const server = await startServer(t, { log: (line) => lines.push(line) });
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const invite = await ana.inviteToken();
   const [payload = "", signature = ""] = invite.split(".");
   for (const path of [
@@ -457,6 +462,6 @@ testInside("a token does not reach the log in whatever way its characters are en
   ]) {
     await server.send("GET", path);
   }
-  await until(() => lines.length >= 6, "the lines");
+  await until(() => lines.length >= 6, "the log lines");
   for (const line of lines) assert.ok(!line.includes(signature.slice(0, 8)) && !/[\w%-]{40}/.test(line), line);
 });

@@ -1,8 +1,8 @@
-// A certificate for localhost, made on the spot, so that the tests need neither a file nor openssl.
+// Makes a certificate for localhost, so that the tests need no file and no openssl.
 
 import { generateKeyPairSync, sign } from "node:crypto";
 
-/** A self-signed certificate (RFC 5280) for ten years around now, and its private key, both as PEM. */
+/** A self-signed certificate (RFC 5280), valid for ten years around now, and its private key. Both are PEM. */
 export function selfSigned(): { cert: string; key: string } {
   const { publicKey, privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
   const ecdsaWithSha256 = sequence(Buffer.from("06082a8648ce3d040302", "hex"));
@@ -27,7 +27,7 @@ export function selfSigned(): { cert: string; key: string } {
   };
 }
 
-/** One element of DER: its tag, its length, its content. */
+/** One DER element: tag, length, content. */
 function der(tag: number, ...parts: Buffer[]): Buffer {
   const content = Buffer.concat(parts);
   const length =

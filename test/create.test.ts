@@ -1,12 +1,12 @@
-// POST /create: what it answers, whose name it takes, and that a repeated key makes nothing twice.
+// POST /create: its answer, names, bodies and idempotency keys.
 
 import assert from "node:assert/strict";
 import test from "node:test";
-import { assertError, at, HOUR, Member, MINUTE, sessionOf, startServer, testInside } from "./helpers.ts";
+import { assertError, at, HOUR, Member, MINUTE, sessionOf, startServer, testInProcess } from "./helpers.ts";
 
 const KEY = "a key of 22 characters";
 
-testInside("anyone can create a chat, without a body and without a name", async (t) => {
+testInProcess("anyone can create a chat without a body or a name", async (t) => {
   const server = await startServer(t);
   const session = sessionOf(await server.send("POST", "/create"));
   assert.match(session.chat_id, /^[A-Za-z0-9_-]{16}$/);
@@ -15,9 +15,9 @@ testInside("anyone can create a chat, without a body and without a name", async 
   assert.equal(session.url, `${server.base}/${session.chat_id}`);
 });
 
-testInside("a chat starts with its creator as the only member and the cursor 1", async (t) => {
+testInProcess("a chat starts with its creator as the only member and the cursor 1", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   assert.deepEqual(await ana.read(), {
     messages: [],
     cursor: 1,
@@ -32,9 +32,9 @@ for (const [what, body, username] of [
   ["a name that is null", { username: null }, "Guest 1"],
   ["a name", { username: "Ana" }, "Ana"],
   ["a name with white space around and within", { username: "  Ana \n\t Maria " }, "Ana Maria"],
-  ["fields nobody knows", { username: "Ana", colour: "red", seats: 600 }, "Ana"],
+  ["unknown fields", { username: "Ana", colour: "red", seats: 600 }, "Ana"],
 ] as const) {
-  test(`a chat created with ${what} has the creator ${username}`, async (t) => {
+  test(`a chat created with ${what} has a creator called ${username}`, async (t) => {
     const server = await startServer(t);
     assert.equal(sessionOf(await server.create(body)).username, username);
   });
@@ -45,20 +45,20 @@ for (const [what, body] of [
   ["a string", '"Ana"'],
   ["null", "null"],
   ["a number", "1"],
-  ["half an object", '{"username": "An'],
-  ["no JSON", "username=Ana"],
-  ["white space alone", " "],
-  ["bytes that are not UTF-8", Buffer.from('{"username":"\xff"}', "latin1")],
-  ["a surrogate encoded as if it were a character", Buffer.from('{"username":"\xed\xa0\x80"}', "latin1")],
+  ["a truncated object", '{"username": "An'],
+  ["a form", "username=Ana"],
+  ["only white space", " "],
+  ["not UTF-8", Buffer.from('{"username":"\xff"}', "latin1")],
+  ["a surrogate encoded like a character", Buffer.from('{"username":"\xed\xa0\x80"}', "latin1")],
 ] as const) {
-  test(`a body that is ${what} is invalid_json`, async (t) => {
+  test(`a create body that is ${what} is invalid_json`, async (t) => {
     const server = await startServer(t);
     assertError(await server.create(body), "invalid_json");
     assert.equal(await server.countChats(), 0);
   });
 }
 
-test("a body is read as JSON whatever its Content-Type says", async (t) => {
+test("a body is parsed as JSON whatever its Content-Type is", async (t) => {
   const server = await startServer(t);
   for (const type of ["application/x-www-form-urlencoded", "text/plain", "image/png", "nonsense", ""]) {
     const reply = await server.create('{"username":"Ana"}', { "Content-Type": type });
@@ -66,14 +66,14 @@ test("a body is read as JSON whatever its Content-Type says", async (t) => {
   }
 });
 
-test("a body may come in pieces without its length", async (t) => {
+test("a body can be chunked, without a Content-Length", async (t) => {
   const server = await startServer(t);
   const reply = await server.send("POST", "/create", { body: { username: "Ana" }, chunked: true });
   assert.equal(sessionOf(reply).username, "Ana");
 });
 
 for (const username of ["", " \n\t ", 5, true, {}, ["Ana"], "x".repeat(25), "\u200D\u00AD"]) {
-  test(`nobody can be called ${JSON.stringify(username)}`, async (t) => {
+  test(`the name ${JSON.stringify(username)} is invalid_username and creates no chat`, async (t) => {
     const server = await startServer(t);
     assertError(await server.create({ username }), "invalid_username");
     assert.equal(await server.countChats(), 0);
@@ -87,10 +87,10 @@ test("no two chats have the same id", async (t) => {
   assert.equal(new Set(replies.map((reply) => sessionOf(reply).session_token)).size, 200);
 });
 
-test("a server with a node's name puts it before its chats' ids", async (t) => {
+test("a server with a node name starts every chat id with it", async (t) => {
   for (const node of ["eu1", "abcdefghij012345"]) {
     const server = await startServer(t, { node });
-    const [ana] = await server.party("Ana");
+    const [ana] = await server.chat("Ana");
     assert.ok(ana.chatId.startsWith(`${node}-`));
     assert.match(ana.chatId.slice(node.length + 1), /^[A-Za-z0-9_-]{16}$/);
     assert.equal((await ana.read()).cursor, 1);
@@ -98,7 +98,7 @@ test("a server with a node's name puts it before its chats' ids", async (t) => {
   }
 });
 
-testInside("the same key brings the same session again, and no second chat", async (t) => {
+testInProcess("repeating a create with its key returns the same session and creates no second chat", async (t) => {
   const server = await startServer(t);
   const first = sessionOf(await server.create({ username: "Ana" }, { "Idempotency-Key": KEY }));
   server.clock.advance(10 * MINUTE - 1);
@@ -107,7 +107,7 @@ testInside("the same key brings the same session again, and no second chat", asy
   assert.equal(await server.countChats(), 1);
 });
 
-test("of creations with one key that arrive together one makes a chat and all get it", async (t) => {
+test("concurrent creates with one key make one chat and all return it", async (t) => {
   const server = await startServer(t);
   const replies = await Promise.all(Array.from({ length: 20 }, () => server.create({}, { "Idempotency-Key": KEY })));
   assert.equal(replies.filter((reply) => reply.status === 201).length, 1);
@@ -116,7 +116,7 @@ test("of creations with one key that arrive together one makes a chat and all ge
   assert.equal(await server.countChats(), 1);
 });
 
-test("another key, or none, makes another chat", async (t) => {
+test("a create with another key, or without one, makes another chat", async (t) => {
   const server = await startServer(t);
   for (const headers of [{ "Idempotency-Key": KEY }, { "Idempotency-Key": `${KEY}!` }, {}, {}]) {
     sessionOf(await server.create({}, headers));
@@ -124,7 +124,7 @@ test("another key, or none, makes another chat", async (t) => {
   assert.equal(await server.countChats(), 4);
 });
 
-testInside("ten minutes later a key is forgotten", async (t) => {
+testInProcess("a create's key is forgotten after ten minutes", async (t) => {
   const server = await startServer(t);
   const first = sessionOf(await server.create({}, { "Idempotency-Key": KEY }));
   server.clock.advance(10 * MINUTE + 1);
@@ -132,7 +132,7 @@ testInside("ten minutes later a key is forgotten", async (t) => {
   assert.notEqual(second.chat_id, first.chat_id);
 });
 
-test("a key whose seat has been left makes a new chat", async (t) => {
+test("a key makes a new chat after its member has left", async (t) => {
   const server = await startServer(t);
   const first = new Member(server, sessionOf(await server.create({}, { "Idempotency-Key": KEY })));
   await first.leave();
@@ -140,7 +140,7 @@ test("a key whose seat has been left makes a new chat", async (t) => {
   assert.notEqual(second.chat_id, first.chatId);
 });
 
-test("a key whose chat has been ended makes a new chat", async (t) => {
+test("a key makes a new chat after its chat has ended", async (t) => {
   const server = await startServer(t);
   const first = new Member(server, sessionOf(await server.create({}, { "Idempotency-Key": KEY })));
   await first.end();
@@ -148,7 +148,7 @@ test("a key whose chat has been ended makes a new chat", async (t) => {
   assert.notEqual(second.chat_id, first.chatId);
 });
 
-test("a key that came with a refused name can be used with a better one", async (t) => {
+test("a key that was sent with an invalid name can be used again with a valid one", async (t) => {
   const server = await startServer(t);
   assertError(await server.create({ username: "" }, { "Idempotency-Key": KEY }), "invalid_username");
   sessionOf(await server.create({ username: "Ana" }, { "Idempotency-Key": KEY }));
@@ -157,17 +157,17 @@ test("a key that came with a refused name can be used with a better one", async 
 for (const [what, key] of [
   ["of 21 characters", "x".repeat(21)],
   ["of 65 characters", "x".repeat(65)],
-  ["with a letter beyond ASCII", `${"x".repeat(30)}\u00E9`],
+  ["with a non-ASCII letter", `${"x".repeat(30)}\u00E9`],
   ["with a tab", `${"x".repeat(30)}\t${"x".repeat(8)}`],
 ] as const) {
-  test(`a key ${what} is invalid_key and makes no chat`, async (t) => {
+  test(`a key ${what} is invalid_key and creates no chat`, async (t) => {
     const server = await startServer(t);
     assertError(await server.create({}, { "Idempotency-Key": key }), "invalid_key");
     assert.equal(await server.countChats(), 0);
   });
 }
 
-test("keys of 22 and of 64 printable characters are taken", async (t) => {
+test("keys of 22 and of 64 printable characters are accepted", async (t) => {
   const server = await startServer(t);
   for (const key of ["~".repeat(22), `! ${"~".repeat(60)} !`.slice(0, 63) + "!"]) {
     const first = sessionOf(await server.create({}, { "Idempotency-Key": key }));
@@ -176,14 +176,14 @@ test("keys of 22 and of 64 printable characters are taken", async (t) => {
   }
 });
 
-test("a key finds its session even when the server has become full", async (t) => {
+test("a key returns its session even after the server has become full", async (t) => {
   const server = await startServer(t, { maxChats: 1 });
   const first = sessionOf(await server.create({}, { "Idempotency-Key": KEY }));
   assertError(await server.create(), "server_full");
   assert.deepEqual(sessionOf(await server.create({}, { "Idempotency-Key": KEY }), 200), first);
 });
 
-test("a repeated creation brings the creator in, with the same seat", async (t) => {
+test("a repeated create returns the creator's own seat", async (t) => {
   const server = await startServer(t);
   await server.create({ username: "Ana" }, { "Idempotency-Key": KEY });
   const ana = new Member(server, sessionOf(await server.create({}, { "Idempotency-Key": KEY }), 200));

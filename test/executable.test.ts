@@ -1,4 +1,4 @@
-// The executable for this machine, as somebody gets it who downloads it: one file that needs nothing beside it.
+// The executable for this machine, run like a download: one file that needs no others.
 
 import assert from "node:assert/strict";
 import { execFileSync, spawn, spawnSync } from "node:child_process";
@@ -23,7 +23,7 @@ import {
 const ROOT = fileURLToPath(new URL("../", import.meta.url));
 const EXECUTABLE = executablePath();
 
-/** Node's own variables (coverage, flags for the tests) are none of the executable's business. */
+/** The environment without Node's variables: coverage and test flags must not affect the executable. */
 const env = Object.fromEntries(Object.entries(plainEnvironment()).filter(([name]) => !name.startsWith("NODE_")));
 
 before(() => {
@@ -33,11 +33,11 @@ before(() => {
   execFileSync(process.execPath, ["build.mjs", "--package"], { cwd: ROOT, stdio: "pipe" });
 });
 
-test("the executable has at most 110 MB", () => {
-  assert.ok(statSync(EXECUTABLE).size <= 110_000_000, `it has ${statSync(EXECUTABLE).size} bytes`);
+test("the executable is at most 110 MB", () => {
+  assert.ok(statSync(EXECUTABLE).size <= 110_000_000, `it is ${statSync(EXECUTABLE).size} bytes`);
 });
 
-test("the executable prints its addresses, and nothing but plain lines where there is no terminal", async (t) => {
+test("without a terminal, the executable prints its addresses in plain lines", async (t) => {
   const { stdout, port } = await start(t);
   assert.match(stdout, new RegExp(`^Watch Party ${assets.version.replaceAll(".", "\\.")} `));
   assert.ok(stdout.includes(`  http://localhost:${port} `), stdout);
@@ -62,7 +62,7 @@ test("the executable serves a chat: create, invite, join, post and poll", async 
   const ben = sessionOf(await send(program, "POST", `${chat}/join`, { body: { invite_token, username: "Ben" } }));
   const { cursor } = pollOf(await send(program, "GET", `${chat}?since=latest`, { token: ben.session_token }));
 
-  // Whichever of the two comes first, the poll brings the message.
+  // Whichever of the two requests arrives first, the poll returns the message.
   const poll = send(program, "GET", `${chat}?since=${cursor}&wait=50`, { token: ben.session_token });
   const body = { text: "Hello from the executable 🎉" };
   const posted = messageOf(await send(program, "POST", chat, { token: ana.session_token, body }));
@@ -75,7 +75,7 @@ test("the executable serves a chat: create, invite, join, post and poll", async 
   );
 });
 
-test("the executable answers --help and --version", () => {
+test("the executable supports --help and --version", () => {
   const help = run("--help");
   assert.deepEqual([help.status, help.stderr], [0, ""]);
   assert.match(help.stdout, /^Usage: watch-party /);
@@ -86,13 +86,13 @@ test("the executable answers --help and --version", () => {
   assert.ok(version.stdout.endsWith(`${assets.version}\n`), version.stdout);
 });
 
-test("the executable answers a bad flag with one line and exit code 2", () => {
+test("the executable reports a bad flag in one line with exit code 2", () => {
   const { status, stdout, stderr } = run("--prot", "8080");
   assert.deepEqual([status, stdout], [2, ""]);
   assert.match(stderr, /^[^\n]*--prot\b[^\n]*--help[^\n]*\n$/);
 });
 
-const noSignals = process.platform === "win32" && "Windows ends a program without asking it";
+const noSignals = process.platform === "win32" && "Windows has no signals to send";
 test("the executable stops on SIGTERM with exit code 0 within two seconds", { skip: noSignals }, async (t) => {
   const { child } = await start(t);
   const begun = performance.now();
@@ -102,7 +102,7 @@ test("the executable stops on SIGTERM with exit code 0 within two seconds", { sk
   assert.ok(performance.now() - begun < 2 * SECOND);
 });
 
-test("the executable runs no code that NODE_OPTIONS names, and starts whatever is in it", (t) => {
+test("the executable ignores NODE_OPTIONS: it runs no code from it and starts with any value", (t) => {
   const hook = `${temporaryFolder(t)}/hook.cjs`;
   writeFileSync(hook, 'process.stderr.write("the hook ran\\n");');
   for (const options of [`--require ${hook}`, "--no-such-option", "--inspect=127.0.0.1:0"]) {
@@ -112,15 +112,16 @@ test("the executable runs no code that NODE_OPTIONS names, and starts whatever i
   }
 });
 
-const [, START = ""] = packageJson.scripts.start.split("lib/node24.mjs ");
+// The command that the launcher of `npm start` runs on Node 24.
+const [, START = ""] = packageJson.scripts.start.split(" lib/node24.mjs ");
 for (const [name, ...command] of [
   ["the executable", EXECUTABLE],
   ["`npm start`", process.execPath, ...START.split(" ")],
 ]) {
-  test(`${name} ignores SIGUSR1: it opens no inspector and keeps serving`, { skip: noSignals }, async (t) => {
+  test(`${name} ignores SIGUSR1: no inspector opens and the server stays up`, { skip: noSignals }, async (t) => {
     const program = await start(t, command);
     program.child.kill("SIGUSR1");
-    // Twenty requests give an inspector the time to announce itself.
+    // Twenty requests give an inspector enough time to report itself on stderr.
     for (let count = 0; count < 20; count += 1) assert.equal((await send(program, "GET", "/healthz")).status, 200);
     const closed = once(program.child, "close");
     program.child.kill("SIGTERM");
@@ -133,7 +134,7 @@ function run(...flags: string[]) {
   return spawnSync(EXECUTABLE, flags, { env, encoding: "utf8" });
 }
 
-/** Starts the executable on a free port; returns when it has printed everything. Stopped when the test is over. */
+/** Starts the executable on a free port and waits until it has printed everything. It is stopped after the test. */
 async function start(t: TestContext, [file = EXECUTABLE, ...parameters]: string[] = []) {
   const child = spawn(file, [...parameters, "--port", "0"], { cwd: ROOT, env, stdio: ["ignore", "pipe", "pipe"] });
   let stderr = "";
@@ -147,7 +148,7 @@ async function start(t: TestContext, [file = EXECUTABLE, ...parameters]: string[
     let text = "";
     child.stdout.setEncoding("utf8").on("data", (part: string) => {
       text += part;
-      // Its curl line is the last one.
+      // The curl line is the last one.
       if (/curl[^\n]*\n/.test(text)) resolve(text);
     });
     child.once("close", (code) => reject(new Error(`It ended with ${code} and printed: ${text}${stderr}`)));

@@ -1,12 +1,12 @@
-// Time travel: what ends at its time, and what it frees there and then.
+// Expiry of sessions and chats, and what they free.
 
 import assert from "node:assert/strict";
 import test from "node:test";
 import { assertError, at, HOUR, Member, MINUTE, pollOf, sessionOf, startServer } from "./helpers.ts";
 
-test("a session is good for six hours and not a millisecond longer", async (t) => {
+test("a session lasts exactly six hours", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   server.clock.advance(6 * HOUR - 1);
   await ana.read();
   await ana.say("last words");
@@ -20,9 +20,9 @@ test("a session is good for six hours and not a millisecond longer", async (t) =
   assertError(await ana.end(), "expired_token");
 });
 
-test("a session is not prolonged by being used", async (t) => {
+test("using a session does not extend it", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const end = server.clock.iso(6 * HOUR);
   for (let hour = 1; hour < 6; hour += 1) {
     server.clock.advance(HOUR);
@@ -32,9 +32,9 @@ test("a session is not prolonged by being used", async (t) => {
   assertError(await ana.poll(), "expired_token");
 });
 
-test("an expired session frees seat and name at its time, before anybody sweeps", async (t) => {
+test("a session that expires frees its seat and name at once, before the next sweep", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   server.clock.advance(HOUR);
   const invite_token = await ana.inviteToken();
   const names = ["Ben", "Eva", "Udo", "Ida", "Leo"];
@@ -59,19 +59,19 @@ test("an expired session frees seat and name at its time, before anybody sweeps"
   assert.notEqual(back.member_id, ana.id);
 });
 
-test("the messages of an expired member stay under their name", async (t) => {
+test("the messages of an expired member keep their name", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const message = await ana.say("I was here");
   server.clock.advance(HOUR);
   const ben = new Member(server, sessionOf(await server.join(ana.chatId, { invite_token: await ana.inviteToken() })));
-  server.pass(5 * HOUR);
+  server.advanceAndSweep(5 * HOUR);
   assert.deepEqual((await ben.read()).messages, [message]);
 });
 
-test("who stays when the creator's session expires can do all but what a creator may", async (t) => {
+test("after the creator's session expires, the others can chat but have no creator rights", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   server.clock.advance(HOUR);
   const ben = new Member(server, sessionOf(await server.join(ana.chatId, { invite_token: await ana.inviteToken() })));
   server.clock.advance(5 * HOUR);
@@ -80,15 +80,15 @@ test("who stays when the creator's session expires can do all but what a creator
   await ben.say("alone now");
 });
 
-test("a chat is dropped when its last session expires", async (t) => {
+test("a chat ends when its last session expires", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   server.clock.advance(HOUR);
-  // Made an hour after the session, so that it is still good when the chat is gone.
+  // Made an hour after the session, so that the invitation is still valid when the chat ends.
   const invite_token = await ana.inviteToken();
-  server.pass(5 * HOUR - 1);
+  server.advanceAndSweep(5 * HOUR - 1);
   assert.equal(server.app.chats.count().chats, 1);
-  server.pass(1);
+  server.advanceAndSweep(1);
   assert.equal(server.app.chats.count().chats, 0);
   const reply = await server.join(ana.chatId, { invite_token });
   assert.ok(reply.status === 404 || reply.status === 401);
@@ -96,10 +96,10 @@ test("a chat is dropped when its last session expires", async (t) => {
   assertError(await ana.poll(), "expired_token");
 });
 
-test("a dropped chat gives its place under --max-chats to the next at once, without a sweep", async (t) => {
+test("an expired chat frees its place under --max-chats at once, without a sweep", async (t) => {
   const server = await startServer(t, { maxChats: 1 });
-  // Two members, so that this chat gives way to none.
-  await server.party("Ana", "Ben");
+  // A chat with two members is never dropped to make room.
+  await server.chat("Ana", "Ben");
   server.clock.advance(6 * HOUR - 1);
   assertError(await server.create({ username: "Eva" }), "server_full");
   server.clock.advance(1);
@@ -108,42 +108,42 @@ test("a dropped chat gives its place under --max-chats to the next at once, with
   assert.equal(server.app.chats.count().chats, 1);
 });
 
-test("a thousand chats are swept when their time is over, and no other", async (t) => {
+test("sweeping removes a thousand chats when they expire, and no others", async (t) => {
   const server = await startServer(t, { rateLimit: false });
   await Promise.all(Array.from({ length: 500 }, () => server.create()));
-  server.pass(MINUTE);
+  server.advanceAndSweep(MINUTE);
   await Promise.all(Array.from({ length: 500 }, () => server.create()));
   assert.equal(server.app.chats.count().chats, 1000);
-  server.pass(6 * HOUR - MINUTE);
+  server.advanceAndSweep(6 * HOUR - MINUTE);
   assert.equal(server.app.chats.count().chats, 500);
-  server.pass(MINUTE);
+  server.advanceAndSweep(MINUTE);
   assert.equal(server.app.chats.count().chats, 0);
 });
 
-test("leaving or ending a chat before its time leaves nothing to expire later", async (t) => {
+test("leaving or ending a chat early leaves nothing to expire later", async (t) => {
   const server = await startServer(t);
-  const [ana, ben] = await server.party("Ana", "Ben");
-  const [eva] = await server.party("Eva");
+  const [ana, ben] = await server.chat("Ana", "Ben");
+  const [eva] = await server.chat("Eva");
   await ben.leave();
   await eva.end();
-  server.pass(6 * HOUR - 1);
+  server.advanceAndSweep(6 * HOUR - 1);
   assert.equal((await ana.read()).members.length, 1);
-  server.pass(1);
+  server.advanceAndSweep(1);
   assert.equal(server.app.chats.count().chats, 0);
 });
 
-test("sessions that end together are all told so, and nobody is shown one of them", async (t) => {
+test("sessions that expire together all get expired_token, and no member list shows one of them", async (t) => {
   const server = await startServer(t);
-  const [ana, ben] = await server.party("Ana", "Ben");
+  const [ana, ben] = await server.chat("Ana", "Ben");
   server.clock.advance(HOUR);
   const cleo = sessionOf(await server.join(ana.chatId, { invite_token: await ana.inviteToken(), username: "Cleo" }));
-  const held = [await ana.hold(), await ben.hold()];
-  const stays = await server.hold(`/${ana.chatId}?since=latest&wait=50`, { token: cleo.session_token });
+  const held = [await ana.openPoll(), await ben.openPoll()];
+  const remaining = await server.openPoll(`/${ana.chatId}?since=latest&wait=50`, { token: cleo.session_token });
   server.clock.ms = Date.parse(ana.session.expires_at);
   server.app.sweep();
-  for (const { answer } of held) assertError(await answer, "expired_token");
+  for (const { reply } of held) assertError(await reply, "expired_token");
   assert.deepEqual(
-    pollOf(await stays.answer).members.map(({ username }) => username),
+    pollOf(await remaining.reply).members.map(({ username }) => username),
     ["Cleo"],
   );
 });

@@ -1,27 +1,27 @@
-// What the program refuses to start with, and how it says so.
+// Flags and environment variables: --help, --version, and the errors for bad values.
 
 import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, test } from "node:test";
 import { FLAGS } from "../server.ts";
-import { type Ended, record, run, stringOf, takenPort, temporaryFolder } from "./helpers.ts";
+import { type ProcessResult, record, run, stringOf, occupyPort, temporaryFolder } from "./helpers.ts";
 
-/** Flags of other programs in the documents. */
+/** Flags of other programs that the documents mention. */
 const FOREIGN_FLAGS = new Set(["rm", "read-only", "cap-drop", "build-arg", "ignore-missing", "all", "quick"]);
 
-/** Checks that the program ended with this code and one line on stderr that names this, and no stack. */
-function assertComplaint(ended: Ended, code: 1 | 2, named: string): void {
+/** Asserts that the program exited with this code and one line on stderr that contains `text`, without a stack. */
+function assertUsageError(ended: ProcessResult, code: 1 | 2, text: string): void {
   assert.equal(ended.code, code, `${ended.stdout}${ended.stderr}`);
   assert.equal(ended.stdout, "");
   assert.match(ended.stderr, /^[^\n]+\n$/, "exactly one line");
-  assert.ok(ended.stderr.includes(named), `${named}: ${ended.stderr}`);
+  assert.ok(ended.stderr.includes(text), `${text}: ${ended.stderr}`);
   assert.doesNotMatch(ended.stderr, /\s+at .*:\d+/);
   if (code === 2) assert.match(ended.stderr, /--help/);
 }
 
 describe("the command line", { concurrency: 4 }, () => {
-  test("--version prints one line that ends in the version", async () => {
+  test("--version prints one line that ends with the version", async () => {
     const manifest = record(JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")));
     const ended = await run(["--version"]);
     assert.deepEqual([ended.code, ended.stderr], [0, ""]);
@@ -29,7 +29,7 @@ describe("the command line", { concurrency: 4 }, () => {
     assert.ok(ended.stdout.trimEnd().endsWith(stringOf(manifest, "version")));
   });
 
-  test("--help and -h show every flag and its variable", async () => {
+  test("--help and -h list every flag and its environment variable", async () => {
     const ended = await run(["--help"]);
     assert.deepEqual([ended.code, ended.stderr], [0, ""]);
     assert.deepEqual(await run(["-h"]), ended);
@@ -41,7 +41,7 @@ describe("the command line", { concurrency: 4 }, () => {
     assert.match(ended.stdout, /\bPORT\b/);
   });
 
-  test("every flag that usage.txt, README and hosting.md mention exists", () => {
+  test("every flag in usage.txt, README and hosting.md exists", () => {
     for (const name of ["docs/usage.txt", "README.md", "docs/hosting.md"]) {
       const text = readFileSync(new URL(`../${name}`, import.meta.url), "utf8");
       const lines = text
@@ -59,8 +59,8 @@ describe("the command line", { concurrency: 4 }, () => {
     [["--port", "70000"], '--port needs a number from 0 to 65535, not "70000"'],
     [["--url", "chat.example.org"], "--url needs a scheme, as in https://chat.example.org"],
   ] as const) {
-    test(`${args.join(" ")}: the error says what the flag needs`, async () => {
-      assertComplaint(await run(args), 2, sentence);
+    test(`the error for ${args.join(" ")} says what the flag needs`, async () => {
+      assertUsageError(await run(args), 2, sentence);
     });
   }
 
@@ -93,8 +93,8 @@ describe("the command line", { concurrency: 4 }, () => {
     ["--tls-cert", ["--tls-key", "key.pem"]],
     ["--verbose", ["--verbose=yes"]],
   ] as const) {
-    test(`${flags.join(" ")} is refused in one line with exit code 2`, async () => {
-      assertComplaint(await run(flags), 2, named);
+    test(`${flags.join(" ")} fails with one line and exit code 2`, async () => {
+      assertUsageError(await run(flags), 2, named);
     });
   }
 
@@ -108,34 +108,34 @@ describe("the command line", { concurrency: 4 }, () => {
     ["WATCH_PARTY_NO_RATE_LIMIT", "2"],
     ["WATCH_PARTY_VERBOSE", "on"],
   ] as const) {
-    test(`${name}=${value} is as bad as in a flag`, async () => {
-      assertComplaint(await run([], { [name]: value }), 2, name);
+    test(`${name}=${value} fails like the flag`, async () => {
+      assertUsageError(await run([], { [name]: value }), 2, name);
     });
   }
 
-  test("a file that cannot be read, or is no certificate, is named, with exit code 1", async (t) => {
+  test("an unreadable or invalid certificate file is named, with exit code 1", async (t) => {
     const folder = temporaryFolder(t);
     const [missing, empty] = [join(folder, "missing.pem"), join(folder, "empty.pem")];
     writeFileSync(empty, "nonsense");
-    assertComplaint(await run(["--tls-cert", missing, "--tls-key", missing]), 1, missing);
-    assertComplaint(await run(["--tls-cert", empty, "--tls-key", empty, "--port", "0"]), 1, empty);
-    assertComplaint(await run(["--tls-cert", folder, "--tls-key", empty]), 1, folder);
+    assertUsageError(await run(["--tls-cert", missing, "--tls-key", missing]), 1, missing);
+    assertUsageError(await run(["--tls-cert", empty, "--tls-key", empty, "--port", "0"]), 1, empty);
+    assertUsageError(await run(["--tls-cert", folder, "--tls-key", empty]), 1, folder);
   });
 
-  test("an address that is not this machine's is named, with exit code 1", async () => {
-    assertComplaint(await run(["--port", "0", "--host", "203.0.113.7"]), 1, "203.0.113.7");
-    assertComplaint(await run(["--port", "0", "--host", "2001:db8::7"]), 1, "2001:db8::7");
+  test("a host address that this machine does not have is named, with exit code 1", async () => {
+    assertUsageError(await run(["--port", "0", "--host", "203.0.113.7"]), 1, "203.0.113.7");
+    assertUsageError(await run(["--port", "0", "--host", "2001:db8::7"]), 1, "2001:db8::7");
   });
 
-  test("an explicit port that is taken is named, with exit code 1", async (t) => {
-    const port = String(await takenPort(t));
+  test("an explicit port that is in use is named, with exit code 1", async (t) => {
+    const port = String(await occupyPort(t));
     for (const [flags, env] of [
       [["--port", port], {}],
       [[`--port=${port}`], { PORT: "0" }],
       [[], { WATCH_PARTY_PORT: port }],
       [[], { PORT: port }],
     ] as const) {
-      assertComplaint(await run([...flags, "--host", "127.0.0.1"], env), 1, port);
+      assertUsageError(await run([...flags, "--host", "127.0.0.1"], env), 1, port);
     }
   });
 });

@@ -1,7 +1,7 @@
-// What the tests share: a server on a free port with a clock of its own, a small client that checks the
-// shape of what it gets, a bare socket for hostile bytes, and the program as a process.
+// Helpers for all tests: an HTTP client that checks every answer, a server with its own clock, a raw socket for malformed
+// bytes, and the program as a process.
 //
-// Where WATCH_PARTY_EXECUTABLE names an executable, that is what is started (`npm run test:executable`).
+// With WATCH_PARTY_EXECUTABLE set, the tests start that executable instead of the source (`npm run test:executable`).
 
 import assert from "node:assert/strict";
 import { type ChildProcessByStdio, spawn } from "node:child_process";
@@ -15,11 +15,13 @@ import type { Readable } from "node:stream";
 import { test, type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
 import assets from "../dist/assets.json" with { type: "json" };
-import { described } from "./openapi.ts";
+import { assertDocumented, findFault, pointerTo } from "./openapi.ts";
 import {
   type App,
   type AppOptions,
   createApp,
+  type ErrorReply,
+  ERRORS,
   type InvitePreview,
   type InviteReply,
   type MemberView,
@@ -31,48 +33,27 @@ import {
 const EXECUTABLE = process.env["WATCH_PARTY_EXECUTABLE"];
 
 /**
- * For a test that sets the clock, brings a secret or looks inside: it tests the source, and is no part of a run
- * against an executable. Whoever does so without this mark fails there.
+ * For tests that need the server in this process: they set the clock, pass a secret or read the store. A run against an
+ * executable leaves them out. In such a run, `server.app` and `server.clock` throw for tests without this mark.
  */
-export const testInside: typeof test = EXECUTABLE === undefined ? test : Object.assign(async () => {}, test);
+export const testInProcess: typeof test = EXECUTABLE === undefined ? test : Object.assign(async () => {}, test);
+
+/** Removed once all callers use testInProcess. */
+export const testInside = testInProcess;
 
 export const SECOND = 1000;
 export const MINUTE = 60 * SECOND;
 export const HOUR = 60 * MINUTE;
 
-/** A well-formed chat id that no server has given out. */
+/** A valid chat id that no server has issued. */
 export const NO_CHAT = "AAAAAAAAAAAAAAAA";
 
-/** Every error code of the contract with its status. */
-export const STATUS: Readonly<Record<string, number>> = {
-  bad_request: 400,
-  invalid_json: 400,
-  invalid_cursor: 400,
-  invalid_wait: 400,
-  missing_token: 401,
-  invalid_token: 401,
-  expired_token: 401,
-  revoked_token: 401,
-  wrong_chat: 403,
-  not_creator: 403,
-  not_found: 404,
-  chat_not_found: 404,
-  method_not_allowed: 405,
-  timeout: 408,
-  chat_full: 409,
-  username_taken: 409,
-  too_large: 413,
-  invalid_username: 422,
-  invalid_text: 422,
-  invalid_key: 422,
-  rate_limited: 429,
-  headers_too_large: 431,
-  internal: 500,
-  server_full: 503,
-  stopping: 503,
-};
+/** The HTTP status of each error code. */
+export const STATUS: Readonly<Record<string, number>> = Object.fromEntries(
+  Object.entries(ERRORS).map(([code, { status }]) => [code, status]),
+);
 
-/** A clock that moves only when told to, in milliseconds since 1970. */
+/** A clock that stands still until a test moves it, in milliseconds since 1970. */
 export class Clock {
   ms = Date.UTC(2026, 2, 1, 12, 0, 0, 0);
 
@@ -80,7 +61,7 @@ export class Clock {
     this.ms += milliseconds;
   }
 
-  /** The time `milliseconds` from now as the API writes it. */
+  /** The time `milliseconds` from now in the API's format. */
   iso(milliseconds = 0): string {
     return new Date(this.ms + milliseconds).toISOString();
   }
@@ -91,16 +72,16 @@ export interface Reply {
   headers: IncomingHttpHeaders;
   bytes: Buffer;
   text: string;
-  /** The body read as JSON, where the answer says that it is JSON. */
+  /** The parsed body if its content type is JSON. */
   body: unknown;
 }
 
 export interface SendOptions {
   token?: string;
   headers?: OutgoingHttpHeaders;
-  /** Strings and buffers go as they are, anything else as JSON. */
+  /** Strings and buffers are sent unchanged, anything else as JSON. */
   body?: unknown;
-  /** Sends the body in pieces, without a Content-Length. */
+  /** Sends the body chunked, without a Content-Length. */
   chunked?: boolean;
   signal?: AbortSignal;
 }
@@ -108,13 +89,16 @@ export interface SendOptions {
 export interface Target {
   port: number;
   agent?: Agent;
-  /** Speaks TLS and takes any certificate. */
+  /** Uses TLS and accepts any certificate. */
   tls?: boolean;
-  /** Another program, of whose answers openapi.json says nothing. */
+  /** Another program, whose answers openapi.json does not describe. */
   isForeign?: boolean;
 }
 
-/** One request over real HTTP, with exactly the headers given (and Host and Connection). */
+/**
+ * Sends one request over HTTP with exactly these headers, plus Host and Connection. Rejects if docs/openapi.json does not
+ * describe the answer.
+ */
 export function send(target: Target, method: string, path: string, options: SendOptions = {}): Promise<Reply> {
   const headers: OutgoingHttpHeaders = { ...options.headers };
   if (options.token !== undefined) headers["Authorization"] = `Bearer ${options.token}`;
@@ -124,8 +108,8 @@ export function send(target: Target, method: string, path: string, options: Send
   const isJson = typeof options.body === "object" && !Buffer.isBuffer(options.body);
   if (isJson && headers["Content-Type"] === undefined) headers["Content-Type"] = "application/json";
   return new Promise((resolve, reject) => {
-    const call = target.tls === true ? httpsRequest : httpRequest;
-    const outgoing = call(
+    const request = target.tls === true ? httpsRequest : httpRequest;
+    const outgoing = request(
       {
         host: "127.0.0.1",
         port: target.port,
@@ -143,13 +127,26 @@ export function send(target: Target, method: string, path: string, options: Send
         incoming.on("end", () => {
           const reply = makeReply(incoming.statusCode ?? 0, incoming.headers, Buffer.concat(parts), method);
           if (reply instanceof Error) reject(reply);
-          else resolve(target.isForeign === true ? reply : described(method, path, reply));
+          else resolve(target.isForeign === true ? reply : assertDocumented(method, path, reply));
         });
       },
     );
     outgoing.on("error", reject);
     outgoing.end(bytes);
   });
+}
+
+/** Sends a request that must succeed. Returns its body, which the type argument describes. */
+export async function call<Body>(
+  target: Target,
+  method: string,
+  path: string,
+  options: SendOptions = {},
+): Promise<Body> {
+  const reply = await send(target, method, path, options);
+  assert.ok(reply.status >= 200 && reply.status < 300, `${method} ${path}: ${reply.status} ${reply.text}`);
+  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the edge: `send` has checked the body
+  return reply.body as Body;
 }
 
 function bodyBytes(body: unknown): Buffer | undefined {
@@ -165,13 +162,13 @@ function makeReply(status: number, headers: IncomingHttpHeaders, bytes: Buffer, 
     const body: unknown = isJson ? JSON.parse(text) : undefined;
     return { status, headers, bytes, text, body };
   } catch {
-    return new Error(`Labelled JSON, but is none: ${text}`);
+    return new Error(`The body is labelled JSON, but is not: ${text}`);
   }
 }
 
-// ---- What an answer must look like -------------------------------------------------------------------
+// ---- Checks of an answer ------------------------------------------------------------------------------
 
-/** Checks everything that the contract says of every API answer. */
+/** Asserts the headers that every API answer has. */
 export function assertApiHeaders(reply: Reply): void {
   assert.equal(reply.headers["cache-control"], "no-store");
   assert.equal(reply.headers["x-content-type-options"], "nosniff");
@@ -184,178 +181,119 @@ export function assertApiHeaders(reply: Reply): void {
   }
 }
 
-/** Checks that a reply is this error, with all that belongs to an error. Returns its sentence. */
+/** Asserts that a reply is this error, with the status and headers of an error. Returns its sentence. */
 export function assertError(reply: Reply, code: string): string {
-  const fields = record(reply.body);
-  assert.equal(fields["error"], code, `${reply.status} ${reply.text}`);
-  assert.equal(reply.status, STATUS[code]);
-  assertKeys(fields, ["error", "message"]);
+  assert.equal(reply.status, STATUS[code], reply.text);
+  const { error, message } = errorOf(reply);
+  assert.equal(error, code, message);
   assertApiHeaders(reply);
-  const message = stringOf(fields, "message");
-  assert.match(message, /^\S[^\n]*[.!?]$/, "one sentence a person can read");
-  assert.doesNotMatch(message, /\bat .*:\d+:\d+|node:|\.ts\b|\/[a-z]+\/[a-z]+\//, "no stack and no path");
+  assert.match(message, /^\S[^\n]*[.!?]$/, "a readable sentence");
+  assert.doesNotMatch(message, /\bat .*:\d+:\d+|node:|\.ts\b|\/[a-z]+\/[a-z]+\//, "without a stack or path");
   assert.equal(reply.headers["www-authenticate"], reply.status === 401 ? "Bearer" : undefined);
   if (reply.status === 429) assert.match(String(reply.headers["retry-after"]), /^[1-9]\d*$/);
   return message;
 }
 
-/** Checks an answer without a body. */
-export function assertDone(reply: Reply): void {
+/** The body of an error. */
+export function errorOf({ body }: Reply): ErrorReply {
+  return readAs("Error", body);
+}
+
+/** Asserts an answer without a body. */
+export function assertNoContent(reply: Reply): void {
   assert.equal(reply.status, 204, reply.text);
   assertApiHeaders(reply);
 }
 
-/** Checks the answer of create or join, made anew (201) or repeated (200). */
-export function sessionOf(reply: Reply, status: 200 | 201 = 201): Session {
+/** The wire types of schemas in docs/openapi.json. */
+interface WireTypes {
+  Session: Session;
+  Invite: InviteReply;
+  InviteLook: InvitePreview;
+  Message: MessageView;
+  Poll: PollReply;
+  StreamLine: StreamLine;
+  Error: ErrorReply;
+}
+export type StreamLine = { members: MemberView[]; cursor: number } | { missed: true } | MessageView | ErrorReply;
+
+/** Gives a value from JSON its wire type. Asserts that it matches the schema, as bytes from raw sockets are unchecked. */
+export function readAs<Name extends keyof WireTypes>(name: Name, value: unknown): WireTypes[Name] {
+  assert.equal(findFault(pointerTo("components", "schemas", name), value), undefined, JSON.stringify(value));
+  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the edge: checked against docs/openapi.json
+  return value as WireTypes[Name];
+}
+
+/** The body of an API answer with this status. */
+function bodyOf<Name extends keyof WireTypes>(name: Name, reply: Reply, status: number): WireTypes[Name] {
   assert.equal(reply.status, status, reply.text);
   assertApiHeaders(reply);
-  const fields = record(reply.body);
-  assertKeys(fields, ["chat_id", "session_token", "member_id", "username", "expires_at", "url"]);
-  const session = {
-    chat_id: stringOf(fields, "chat_id"),
-    session_token: stringOf(fields, "session_token"),
-    member_id: stringOf(fields, "member_id"),
-    username: stringOf(fields, "username"),
-    expires_at: timeOf(fields, "expires_at"),
-    url: stringOf(fields, "url"),
-  };
+  return readAs(name, reply.body);
+}
+
+/** The body of a create or join: 201 for a new seat, 200 for a repeated request. */
+export function sessionOf(reply: Reply, status: 200 | 201 = 201): Session {
+  const session = bodyOf("Session", reply, status);
   assert.equal(reply.headers["location"], `/${session.chat_id}`);
   return session;
 }
 
 export function invitationOf(reply: Reply): InviteReply {
-  assert.equal(reply.status, 201, reply.text);
-  assertApiHeaders(reply);
-  const fields = record(reply.body);
-  assertKeys(fields, ["magic_link", "invite_token", "expires_at", "seats_left"]);
-  return {
-    magic_link: stringOf(fields, "magic_link"),
-    invite_token: stringOf(fields, "invite_token"),
-    expires_at: timeOf(fields, "expires_at"),
-    seats_left: numberOf(fields, "seats_left"),
-  };
+  return bodyOf("Invite", reply, 201);
 }
 
-export function lookOf(reply: Reply): InvitePreview {
-  assert.equal(reply.status, 200, reply.text);
-  assertApiHeaders(reply);
-  const fields = record(reply.body);
-  assertKeys(fields, ["chat_id", "seats_left", "members", "expires_at"]);
-  return {
-    chat_id: stringOf(fields, "chat_id"),
-    seats_left: numberOf(fields, "seats_left"),
-    members: listOf(fields, "members").map((name) => {
-      assert.ok(typeof name === "string");
-      return name;
-    }),
-    expires_at: timeOf(fields, "expires_at"),
-  };
+export function previewOf(reply: Reply): InvitePreview {
+  return bodyOf("InviteLook", reply, 200);
 }
 
-/** Checks the answer of a post, new (201) or repeated (200). */
+/** The body of a post: 201 for a new message, 200 for a repeated request. */
 export function messageOf(reply: Reply, status: 200 | 201 = 201): MessageView {
-  assert.equal(reply.status, status, reply.text);
-  assertApiHeaders(reply);
-  return readMessage(reply.body);
+  return bodyOf("Message", reply, status);
 }
 
-/** Checks the answer of a poll. */
 export function pollOf(reply: Reply): PollReply {
-  assert.equal(reply.status, 200, reply.text);
-  assertApiHeaders(reply);
-  const fields = record(reply.body);
-  const { retry_in: retryIn, ...rest } = fields;
-  assertKeys(rest, ["messages", "cursor", "missed", "members", "expires_at"]);
-  if ("retry_in" in fields) assert.equal(retryIn, 2);
-  return {
-    messages: listOf(fields, "messages").map(readMessage),
-    cursor: numberOf(fields, "cursor"),
-    missed: booleanOf(fields, "missed"),
-    members: listOf(fields, "members").map(memberView),
-    expires_at: timeOf(fields, "expires_at"),
-    ...("retry_in" in fields ? { retry_in: numberOf(fields, "retry_in") } : {}),
-  };
+  return bodyOf("Poll", reply, 200);
 }
 
+/** A message from a line of a stream. */
 export function readMessage(value: unknown): MessageView {
-  const fields = record(value);
-  assertKeys(fields, ["id", "member_id", "username", "text", "sent_at"]);
-  return {
-    id: numberOf(fields, "id"),
-    member_id: stringOf(fields, "member_id"),
-    username: stringOf(fields, "username"),
-    text: stringOf(fields, "text"),
-    sent_at: timeOf(fields, "sent_at"),
-  };
+  return readAs("Message", value);
 }
 
-function memberView(value: unknown): MemberView {
-  const fields = record(value);
-  assertKeys(fields, ["id", "username", "creator", "online", "you"]);
-  return {
-    id: stringOf(fields, "id"),
-    username: stringOf(fields, "username"),
-    creator: booleanOf(fields, "creator"),
-    online: booleanOf(fields, "online"),
-    you: booleanOf(fields, "you"),
-  };
-}
-
+/** The fields of a JSON object that has no wire type. */
 export function record(value: unknown): Record<string, unknown> {
-  assert.ok(typeof value === "object" && value !== null && !Array.isArray(value), `no object: ${String(value)}`);
+  assert.ok(typeof value === "object" && value !== null && !Array.isArray(value), `not an object: ${String(value)}`);
   return { ...value };
-}
-
-export function assertKeys(fields: Record<string, unknown>, keys: string[]): void {
-  assert.deepEqual(Object.keys(fields).toSorted(), keys.toSorted());
 }
 
 export function stringOf(fields: Record<string, unknown>, key: string): string {
   const value = fields[key];
-  assert.ok(typeof value === "string", `${key} is no string`);
+  assert.ok(typeof value === "string", `${key} is not a string`);
   return value;
 }
 
 export function numberOf(fields: Record<string, unknown>, key: string): number {
   const value = fields[key];
-  assert.ok(typeof value === "number" && Number.isInteger(value), `${key} is no integer`);
+  assert.ok(typeof value === "number" && Number.isInteger(value), `${key} is not an integer`);
   return value;
 }
 
-function booleanOf(fields: Record<string, unknown>, key: string): boolean {
-  const value = fields[key];
-  assert.ok(typeof value === "boolean", `${key} is no boolean`);
-  return value;
-}
-
-function timeOf(fields: Record<string, unknown>, key: string): string {
-  const value = stringOf(fields, key);
-  assert.match(value, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/, `${key} is no time in UTC with milliseconds`);
-  return value;
-}
-
-export function listOf(fields: Record<string, unknown>, key: string): unknown[] {
-  const value = fields[key];
-  assert.ok(Array.isArray(value), `${key} is no list`);
-  return value.map((item: unknown) => item);
-}
-
-/** The only element of a list, or the one at `index`; a test fails where there is none. */
+/** The element at `index`, from the end if negative. The test fails if there is none. */
 export function at<T>(list: readonly T[], index: number): T {
   const item = list.at(index);
-  assert.ok(item !== undefined, `nothing at ${index}`);
+  assert.ok(item !== undefined, `no element at ${index}`);
   return item;
 }
 
-// ---- A server and the people in it ---------------------------------------------------------------------
+// ---- A server and its members ----------------------------------------------------------------------------
 
-export interface Held {
-  answer: Promise<Reply>;
-  /** Goes away without waiting for the answer. */
+export interface HeldPoll {
+  reply: Promise<Reply>;
+  /** Disconnects without waiting for the reply. */
   abort(): void;
 }
 
-/** One value of what a server with --metrics shows; NaN where there is none of that name. */
+/** One metric of a server with --metrics. NaN if there is no metric of that name. */
 export async function readMetric(server: { send: TestServer["send"] }, name: string): Promise<number> {
   const { text } = await server.send("GET", "/metrics");
   return Number(new RegExp(`^${name} (\\d+)$`, "m").exec(text)?.[1]);
@@ -365,32 +303,32 @@ export class TestServer {
   readonly port: number;
   readonly base: string;
   readonly agent = new Agent({ keepAlive: true });
-  readonly #inside: { app: App; clock: Clock } | undefined;
+  readonly #local: { app: App; clock: Clock } | undefined;
 
-  /** A server on this port, in this process or, with nothing inside, in another. */
-  constructor(port: number, inside?: { app: App; clock: Clock }) {
+  /** A server on this port. Without `local` it runs in another process. */
+  constructor(port: number, local?: { app: App; clock: Clock }) {
     this.port = port;
     this.base = `http://127.0.0.1:${port}`;
-    this.#inside = inside;
+    this.#local = local;
   }
 
   get app(): App {
-    assert.ok(this.#inside, "an executable lets nobody look inside: use testInside");
-    return this.#inside.app;
+    assert.ok(this.#local, "an executable does not expose its app: use testInProcess");
+    return this.#local.app;
   }
 
   get clock(): Clock {
-    assert.ok(this.#inside, "an executable has the machine's clock: use testInside");
-    return this.#inside.clock;
+    assert.ok(this.#local, "an executable uses the system clock: use testInProcess");
+    return this.#local.clock;
   }
 
   async countChats(): Promise<number> {
-    return this.#inside?.app.chats.count().chats ?? readMetric(this, "watch_party_chats");
+    return this.#local?.app.chats.count().chats ?? readMetric(this, "watch_party_chats");
   }
 
-  /** How many polls and streams it holds. */
-  async countHeld(): Promise<number> {
-    return this.#inside?.app.chats.count().waiters ?? readMetric(this, "watch_party_held_polls");
+  /** The number of held polls and open streams. */
+  async countWaiters(): Promise<number> {
+    return this.#local?.app.chats.count().waiters ?? readMetric(this, "watch_party_held_polls");
   }
 
   send(method: string, path: string, options: SendOptions = {}): Promise<Reply> {
@@ -405,9 +343,9 @@ export class TestServer {
     return this.send("POST", `/${chatId}/join`, { body, ...(headers === undefined ? {} : { headers }) });
   }
 
-  /** Makes a chat of these people, the first its creator. */
-  async party<Names extends string[]>(...names: Names): Promise<{ [Index in keyof Names]: Member }>;
-  async party(...names: string[]): Promise<Member[]> {
+  /** Creates a chat with these members. The first is the creator. */
+  async chat<Names extends string[]>(...names: Names): Promise<{ [Index in keyof Names]: Member }>;
+  async chat(...names: string[]): Promise<Member[]> {
     const creator = new Member(this, sessionOf(await this.create({ username: names[0] })));
     const members = [creator];
     if (names.length === 1) return members;
@@ -418,32 +356,42 @@ export class TestServer {
     return members;
   }
 
-  /** Moves the clock and lets the server do what is due by then. */
-  pass(milliseconds: number): void {
+  /** Removed once all callers use `chat`. */
+  party<Names extends string[]>(...names: Names): Promise<{ [Index in keyof Names]: Member }> {
+    return this.chat(...names);
+  }
+
+  /** Moves the clock and runs the sweep that is due by then. */
+  advanceAndSweep(milliseconds: number): void {
     this.clock.advance(milliseconds);
     this.app.sweep();
   }
 
-  /** Sends a request and returns when the server holds it. */
-  async hold(path: string, options: SendOptions = {}): Promise<Held> {
-    const before = await this.countHeld();
+  /** Removed once all callers use `advanceAndSweep`. */
+  pass(milliseconds: number): void {
+    this.advanceAndSweep(milliseconds);
+  }
+
+  /** Sends a poll and resolves once the server holds it. */
+  async openPoll(path: string, options: SendOptions = {}): Promise<HeldPoll> {
+    const before = await this.countWaiters();
     const controller = new AbortController();
-    const answer = send({ port: this.port, agent: this.agent }, "GET", path, {
+    const reply = send({ port: this.port, agent: this.agent }, "GET", path, {
       ...options,
       signal: controller.signal,
     });
     let early: Reply | undefined;
-    answer.then(
-      (reply) => (early = reply),
+    reply.then(
+      (arrived) => (early = arrived),
       () => {},
     );
-    await until(async () => early !== undefined || (await this.countHeld()) > before, "the poll to be held");
-    assert.equal(early, undefined, `answered instead of held: ${early?.text}`);
-    return { answer, abort: () => controller.abort() };
+    await until(async () => early !== undefined || (await this.countWaiters()) > before, "the poll to be held");
+    assert.equal(early, undefined, `the poll was answered, not held: ${early?.text}`);
+    return { reply, abort: () => controller.abort() };
   }
 }
 
-/** Somebody with a seat. */
+/** A member of a chat, with their session. */
 export class Member {
   readonly server: TestServer;
   readonly session: Session;
@@ -467,7 +415,7 @@ export class Member {
     return this.send("POST", "", { body: { text }, ...(headers === undefined ? {} : { headers }) });
   }
 
-  /** Posts and insists that it worked. */
+  /** Posts a message, which must succeed. */
   async say(text: string): Promise<MessageView> {
     return messageOf(await this.post(text));
   }
@@ -476,27 +424,32 @@ export class Member {
     return this.send("GET", query);
   }
 
-  /** Polls and insists that it worked. */
+  /** Polls, which must succeed. */
   async read(query = ""): Promise<PollReply> {
     return pollOf(await this.poll(query));
   }
 
-  /** Polls from the chat's cursor (or with the query given) and returns when the server holds it. */
-  hold(query = "?since=latest&wait=50"): Promise<Held> {
-    return this.server.hold(`/${this.chatId}${query}`, { token: this.token });
+  /** Opens a poll, at the chat's cursor by default, and resolves once the server holds it. */
+  openPoll(query = "?since=latest&wait=50"): Promise<HeldPoll> {
+    return this.server.openPoll(`/${this.chatId}${query}`, { token: this.token });
   }
 
   invite(): Promise<Reply> {
     return this.send("POST", "/invite");
   }
 
-  /** Makes an invitation and insists that it worked. */
+  /** Makes an invitation, which must succeed. */
   async inviteToken(): Promise<string> {
     return invitationOf(await this.invite()).invite_token;
   }
 
-  look(inviteToken: string): Promise<Reply> {
+  preview(inviteToken: string): Promise<Reply> {
     return this.server.send("GET", `/${this.chatId}/invite`, { token: inviteToken });
+  }
+
+  /** Removed once all callers use `preview`. */
+  look(inviteToken: string): Promise<Reply> {
+    return this.preview(inviteToken);
   }
 
   revoke(): Promise<Reply> {
@@ -516,7 +469,7 @@ export class Member {
   }
 }
 
-/** A server on a free port of this machine, with a clock of its own. Gone when the test is over. */
+/** Starts a server on a free port with its own clock. It is stopped after the test. */
 export async function startServer(t: TestContext, options: AppOptions = {}): Promise<TestServer> {
   if (EXECUTABLE !== undefined) return startExecutable(t, options);
   const clock = new Clock();
@@ -531,10 +484,10 @@ export async function startServer(t: TestContext, options: AppOptions = {}): Pro
   return server;
 }
 
-/** The same by the executable; its metrics tell what a test would otherwise count inside. */
+/** Starts the executable instead. Its metrics replace the counts of the store. */
 async function startExecutable(t: TestContext, options: AppOptions): Promise<TestServer> {
-  const { url, trustProxy, maxChats, rateLimit, node, metrics = true, ...inside } = options;
-  assert.deepEqual(inside, {}, "an executable takes flags only: use testInside");
+  const { url, trustProxy, maxChats, rateLimit, node, metrics = true, ...others } = options;
+  assert.deepEqual(others, {}, "an executable has no flag for this option: use testInProcess");
   const program = new Program([
     ...LOCAL,
     ...(url === undefined ? [] : ["--url", url]),
@@ -544,16 +497,16 @@ async function startExecutable(t: TestContext, options: AppOptions): Promise<Tes
     ...(node === undefined ? [] : ["--node", node]),
     ...(metrics ? ["--metrics"] : []),
   ]);
-  // Asked to stop, it would wait for the connections that a test leaves open.
+  // SIGTERM would wait for connections that a test leaves open.
   t.after(() => program.stop("SIGKILL"));
   await program.listening();
-  // With --url, that is the first address.
+  // With --url, the local address is not the first one printed.
   const server = new TestServer(Number(/http:\/\/(?:localhost|127\.0\.0\.1):(\d+)/.exec(program.stdout)?.[1]));
   t.after(() => server.agent.destroy());
   return server;
 }
 
-/** Listens on a free port, and returns it. */
+/** Makes an app listen on a free port. Returns the port. */
 export function listen(app: App): Promise<number> {
   return new Promise((resolve, reject) => {
     app.server.once("error", reject);
@@ -565,18 +518,18 @@ export function portOf(address: unknown): number {
   return numberOf(record(address), "port");
 }
 
-/** Waits for something that announces itself by no event. */
+/** Waits up to 8 seconds for a condition that has no event. */
 export async function until(isTrue: () => boolean | Promise<boolean>, what: string): Promise<void> {
   const deadline = Date.now() + 8 * SECOND;
   while (!(await isTrue())) {
-    assert.ok(Date.now() < deadline, `waited in vain for ${what}`);
+    assert.ok(Date.now() < deadline, `timed out waiting for ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 2));
   }
 }
 
-// ---- Bare sockets ----------------------------------------------------------------------------------------
+// ---- Raw sockets -----------------------------------------------------------------------------------------
 
-/** A socket that sends what no HTTP client would, and reads what comes back. */
+/** A raw socket, to send bytes that no HTTP client would send and to read the answers. */
 export class Wire {
   readonly socket: Socket;
   received = "";
@@ -603,20 +556,20 @@ export class Wire {
     this.socket.write(text, "latin1");
   }
 
-  /** Waits until what has come fits the pattern. */
+  /** Waits until the received text matches the pattern. */
   async waitFor(pattern: RegExp): Promise<void> {
     await until(() => pattern.test(this.received) || this.isClosed, String(pattern));
     assert.match(this.received, pattern);
   }
 
-  /** Waits for the end of the connection and returns the one answer that came. */
+  /** Waits until the connection closes and returns its only answer. */
   async lastReply(): Promise<Reply> {
-    await until(() => this.isClosed, "the end of the connection");
+    await until(() => this.isClosed, "the connection to close");
     return parseReply(this.received);
   }
 }
 
-/** Reads one answer with a Content-Length from what came over a bare socket. */
+/** Parses one answer that arrived over a raw socket. It must have a Content-Length. */
 export function parseReply(received: string): Reply {
   const split = received.indexOf("\r\n\r\n");
   assert.ok(split > 0, `no answer: ${JSON.stringify(received)}`);
@@ -635,15 +588,15 @@ export function parseReply(received: string): Reply {
   return reply;
 }
 
-/** Sends bytes to the server and returns what it answers before it ends the connection. */
+/** Sends bytes to the server and returns its answer once it has closed the connection. */
 export async function exchange(t: TestContext, port: number, text: string): Promise<Reply> {
   const wire = await Wire.open(t, port);
   wire.write(text);
   const [, method = "", target = ""] = /^(\S+) (\S+)/.exec(text) ?? [];
-  return described(method, target, await wire.lastReply());
+  return assertDocumented(method, target, await wire.lastReply());
 }
 
-/** A port that nobody listens on at the moment. */
+/** A port that is free at the moment. */
 export function freePort(): Promise<number> {
   return new Promise((resolve, reject) => {
     const probe = createServer();
@@ -657,7 +610,8 @@ export function freePort(): Promise<number> {
 
 // ---- The program as a process ----------------------------------------------------------------------------
 
-export interface Ended {
+/** How a process ended, and everything it printed. */
+export interface ProcessResult {
   code: number | null;
   signal: NodeJS.Signals | null;
   stdout: string;
@@ -665,14 +619,14 @@ export interface Ended {
 }
 
 /**
- * The program with these flags; only the environment given says anything of Watch Party. With a
- * `shell` line it is run by sh, where "$@" stands for it.
+ * The program with these flags. It gets no Watch Party variables from this process, only those in `env`. With a `shell`
+ * line, sh runs that line, in which "$@" is the program.
  */
 export class Program {
   readonly child: ChildProcessByStdio<null, Readable, Readable>;
   stdout = "";
   stderr = "";
-  readonly ended: Promise<Ended>;
+  readonly ended: Promise<ProcessResult>;
 
   constructor(flags: readonly string[], env: NodeJS.ProcessEnv = {}, shell = 'exec "$@"') {
     const command = [...COMMAND, ...flags];
@@ -690,7 +644,7 @@ export class Program {
     });
   }
 
-  /** Starts the program and returns when it has printed where it listens. Stopped when the test is over. */
+  /** Starts the program and waits until it has printed its addresses. It is stopped after the test. */
   static async start(
     t: TestContext,
     flags: readonly string[] = ["--port", "0"],
@@ -702,11 +656,11 @@ export class Program {
     return program;
   }
 
-  /** Waits for the print-out of the start to be complete: its curl line comes after the addresses. */
+  /** Waits until the start-up text is complete: its curl line follows the addresses. */
   async listening(): Promise<void> {
     await until(
       () => /curl[^\n]*\n/.test(this.stdout) || this.child.exitCode !== null,
-      `the start of the program: ${this.stdout}${this.stderr}`,
+      `the program to start: ${this.stdout}${this.stderr}`,
     );
     assert.equal(this.child.exitCode, null, this.stderr);
   }
@@ -720,7 +674,7 @@ export class Program {
     return send({ port: this.port }, method, path, options);
   }
 
-  async stop(signal: NodeJS.Signals = "SIGTERM"): Promise<Ended> {
+  async stop(signal: NodeJS.Signals = "SIGTERM"): Promise<ProcessResult> {
     this.child.kill(signal);
     return this.ended;
   }
@@ -728,10 +682,10 @@ export class Program {
 
 export const SERVER = fileURLToPath(new URL("../server.ts", import.meta.url));
 
-/** What starts the program: `node server.ts`, or the executable. */
+/** The command that starts the program: `node server.ts`, or the executable. */
 export const COMMAND: readonly string[] = EXECUTABLE === undefined ? [process.execPath, SERVER] : [EXECUTABLE];
 
-/** The executable that `npm run package` makes for this machine. */
+/** The path of the executable that `npm run package` makes for this machine. */
 export function executablePath(): string {
   const system = { win32: "windows", darwin: "macos" }[process.platform as string] ?? process.platform;
   const suffix = process.platform === "win32" ? ".exe" : "";
@@ -739,7 +693,7 @@ export function executablePath(): string {
   return fileURLToPath(new URL(`../dist/${name}`, import.meta.url));
 }
 
-/** This process's environment without what would set one of the program's flags. */
+/** This process's environment without the variables that set the program's flags or colours. */
 export function plainEnvironment(): NodeJS.ProcessEnv {
   const entries = Object.entries(process.env).filter(
     ([name]) => !name.startsWith("WATCH_PARTY_") && name !== "PORT" && name !== "NO_COLOR" && name !== "FORCE_COLOR",
@@ -747,20 +701,20 @@ export function plainEnvironment(): NodeJS.ProcessEnv {
   return Object.fromEntries(entries);
 }
 
-/** Runs the program to its end. */
-export function run(flags: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Ended> {
+/** Runs the program until it exits. */
+export function run(flags: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<ProcessResult> {
   return new Program(flags, env).ended;
 }
 
-/** A folder that is gone when the test is over. */
+/** Makes a folder that is deleted after the test. */
 export function temporaryFolder(t: TestContext): string {
   const folder = mkdtempSync(join(tmpdir(), "watch-party-"));
   t.after(() => rmSync(folder, { recursive: true, force: true }));
   return folder;
 }
 
-/** Listens on a port (any by default) until the test is over. */
-export function takenPort(t: TestContext, port = 0): Promise<number> {
+/** Occupies a port, by default any free one, until the end of the test. */
+export function occupyPort(t: TestContext, port = 0): Promise<number> {
   return new Promise((resolve, reject) => {
     const other = createServer();
     other.once("error", reject);
@@ -771,5 +725,5 @@ export function takenPort(t: TestContext, port = 0): Promise<number> {
   });
 }
 
-/** Flags to listen where nobody else sees it. */
+/** Flags to listen on loopback, on a free port. */
 export const LOCAL: readonly string[] = ["--host", "127.0.0.1", "--port", "0"];

@@ -1,9 +1,9 @@
-// POST /:chat_id/join: where the token may stand, who gets in, and under what name.
+// POST /:chat_id/join: tokens in header and body, seats, names and idempotency keys.
 
 import assert from "node:assert/strict";
 import test from "node:test";
 import {
-  assertDone,
+  assertNoContent,
   assertError,
   HOUR,
   Member,
@@ -12,14 +12,14 @@ import {
   type Reply,
   sessionOf,
   startServer,
-  testInside,
+  testInProcess,
 } from "./helpers.ts";
 
 const KEY = "another key of many characters";
 
-testInside("joining answers what creating does, and the newcomer is seen by all", async (t) => {
+testInProcess("joining returns a session like creating, and every member sees the new one", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const invite_token = await ana.inviteToken();
   server.clock.advance(MINUTE);
   const ben = new Member(server, sessionOf(await server.join(ana.chatId, { invite_token, username: "Ben" })));
@@ -40,22 +40,22 @@ testInside("joining answers what creating does, and the newcomer is seen by all"
 
 test("joining moves the cursor by one", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana", "Ben");
+  const [ana] = await server.chat("Ana", "Ben");
   assert.equal((await ana.read()).cursor, 2);
 });
 
-test("the invitation may come in the header instead of the body", async (t) => {
+test("the invitation can be in the header instead of the body", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const token = await ana.inviteToken();
   for (const body of [undefined, {}, { invite_token: null }, { invite_token: "" }, { username: "Ben" }]) {
     sessionOf(await server.send("POST", `/${ana.chatId}/join`, { token, body }));
   }
 });
 
-test("where both bring an invitation, the body's counts", async (t) => {
+test("if both header and body have an invitation, the one in the body counts", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const revoked = await ana.inviteToken();
   await ana.revoke();
   const good = await ana.inviteToken();
@@ -64,19 +64,19 @@ test("where both bring an invitation, the body's counts", async (t) => {
   assertError(await server.send("POST", path, { token: good, body: { invite_token: revoked } }), "revoked_token");
 });
 
-test("a bad token in the header is refused before the body is looked at", async (t) => {
+test("a bad token in the header is refused before the body is read", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   for (const body of ["{", "[]", { username: "" }, undefined, "x".repeat(40_000)]) {
     const reply = await server.send("POST", `/${ana.chatId}/join`, { token: "nonsense", body });
     assertError(reply, "invalid_token");
   }
 });
 
-testInside("an invitation in the header that is good no more is refused before the body is looked at", async (t) => {
+testInProcess("an invitation in the header that is no longer valid is refused before the body is read", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
-  const [eva] = await server.party("Eva");
+  const [ana] = await server.chat("Ana");
+  const [eva] = await server.chat("Eva");
   const token = await ana.inviteToken();
   const join = async (chatId: string, body: string): Promise<Reply> =>
     server.send("POST", `/${chatId}/join`, { token, body });
@@ -91,9 +91,9 @@ testInside("an invitation in the header that is good no more is refused before t
   assertError(await join(ana.chatId, "{"), "expired_token");
 });
 
-test("without an invitation, joining says where to put what stands behind #invite=", async (t) => {
+test("joining without an invitation explains how to send the token after #invite=", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   for (const body of [undefined, {}, { invite_token: null }, { invite_token: "" }, { username: "Ben" }]) {
     for (const chatId of [ana.chatId, NO_CHAT]) {
       assert.match(assertError(await server.join(chatId, body), "missing_token"), /#invite=/);
@@ -101,9 +101,9 @@ test("without an invitation, joining says where to put what stands behind #invit
   }
 });
 
-test("an invitation that is no string, or has a space around it, is invalid_token", async (t) => {
+test("an invitation that is not a string, or has text around it, is invalid_token", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const token = await ana.inviteToken();
   for (const invite_token of [
     5,
@@ -128,18 +128,18 @@ test("an invitation that is no string, or has a space around it, is invalid_toke
   assert.equal((await ana.read()).members.length, 1);
 });
 
-test("a body that is no JSON object is invalid_json, with a good invitation in the header", async (t) => {
+test("a body that is not a JSON object is invalid_json, with a valid invitation in the header", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const token = await ana.inviteToken();
   for (const body of ["{", "[]", "null", '"x"', Buffer.from([0x7b, 0xff, 0x7d])]) {
     assertError(await server.send("POST", `/${ana.chatId}/join`, { token, body }), "invalid_json");
   }
 });
 
-test("60 who join at once: exactly 5 get in", async (t) => {
+test("of 60 people who join at once, exactly 5 get a seat", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const invite_token = await ana.inviteToken();
   const replies = await Promise.all(
     Array.from({ length: 60 }, (_, index) => server.join(ana.chatId, { invite_token, username: `G${index}` })),
@@ -157,18 +157,18 @@ test("60 who join at once: exactly 5 get in", async (t) => {
   );
 });
 
-test("a full chat is chat_full before the name is looked at", async (t) => {
+test("joining a full chat is chat_full before the name is checked", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("A", "B", "C", "D", "E", "F");
+  const [ana] = await server.chat("A", "B", "C", "D", "E", "F");
   const invite_token = await ana.inviteToken();
   for (const username of ["", 5, "A", "x".repeat(100), "Greta"]) {
     assertError(await server.join(ana.chatId, { invite_token, username }), "chat_full");
   }
 });
 
-test("a refused name takes no seat", async (t) => {
+test("an invalid name takes no seat", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const invite_token = await ana.inviteToken();
   for (const username of ["", " ", 5, "x".repeat(25)]) {
     assertError(await server.join(ana.chatId, { invite_token, username }), "invalid_username");
@@ -178,7 +178,7 @@ test("a refused name takes no seat", async (t) => {
 
 test("no two members of a chat have the same name", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Straße");
+  const [ana] = await server.chat("Straße");
   const invite_token = await ana.inviteToken();
   for (const username of [
     "Straße",
@@ -194,9 +194,9 @@ test("no two members of a chat have the same name", async (t) => {
   sessionOf(await server.join(ana.chatId, { invite_token, username: "Strässe" }));
 });
 
-test("of two who come at once with one name, one gets it", async (t) => {
+test("of several people who join at once with the same name, one gets it", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const invite_token = await ana.inviteToken();
   const replies = await Promise.all(
     ["Ben", "BEN", "ben", "Bｅn"].map((username) => server.join(ana.chatId, { invite_token, username })),
@@ -207,13 +207,13 @@ test("of two who come at once with one name, one gets it", async (t) => {
 
 test("the same name is free in another chat", async (t) => {
   const server = await startServer(t);
-  await server.party("Ana");
-  await server.party("Ana");
+  await server.chat("Ana");
+  await server.chat("Ana");
 });
 
-test("without a name one is Guest and the number of the lowest free seat", async (t) => {
+test("a member without a name is called Guest and the number of the lowest free seat", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const invite_token = await ana.inviteToken();
   const guests: Member[] = [];
   for (const expected of ["Guest 2", "Guest 3", "Guest 4"]) {
@@ -221,30 +221,30 @@ test("without a name one is Guest and the number of the lowest free seat", async
     assert.equal(guest.session.username, expected);
     guests.push(guest);
   }
-  assertDone(await ana.remove(guests[0]?.id ?? ""));
+  assertNoContent(await ana.remove(guests[0]?.id ?? ""));
   assert.equal(sessionOf(await server.join(ana.chatId, { invite_token, username: null })).username, "Guest 2");
   assert.equal(sessionOf(await server.join(ana.chatId, { invite_token })).username, "Guest 5");
 });
 
-test("where somebody is called like the next guest, the next free number is taken", async (t) => {
+test("if a member already has the next guest's name, the guest gets the next number", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("guest 2", "ＧＵＥＳＴ 4");
+  const [ana] = await server.chat("guest 2", "ＧＵＥＳＴ 4");
   const invite_token = await ana.inviteToken();
   assert.equal(sessionOf(await server.join(ana.chatId, { invite_token })).username, "Guest 3");
   assert.equal(sessionOf(await server.join(ana.chatId, { invite_token })).username, "Guest 5");
 });
 
-test("who joins later sees what was written before, as far as it is kept", async (t) => {
+test("a new member sees the earlier messages that are still kept", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const message = await ana.say("early");
   const ben = new Member(server, sessionOf(await server.join(ana.chatId, { invite_token: await ana.inviteToken() })));
   assert.deepEqual((await ben.read()).messages, [message]);
 });
 
-testInside("the same key brings the same seat again, even when chat and name are taken by then", async (t) => {
+testInProcess("repeating a join with its key returns the same seat, even if the chat is full by then", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const invite_token = await ana.inviteToken();
   const ask = { invite_token, username: "Ben" };
   const first = sessionOf(await server.join(ana.chatId, ask, { "Idempotency-Key": KEY }));
@@ -255,9 +255,9 @@ testInside("the same key brings the same seat again, even when chat and name are
   assert.equal((await ana.read()).members.length, 6);
 });
 
-test("of joins with one key that arrive together one takes a seat and all get it", async (t) => {
+test("concurrent joins with one key take one seat and all return it", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const invite_token = await ana.inviteToken();
   const replies = await Promise.all(
     Array.from({ length: 12 }, () => server.join(ana.chatId, { invite_token }, { "Idempotency-Key": KEY })),
@@ -267,11 +267,11 @@ test("of joins with one key that arrive together one takes a seat and all get it
   assert.equal((await ana.read()).members.length, 2);
 });
 
-test("a key is known within its chat alone", async (t) => {
+test("a key counts only within its chat", async (t) => {
   const server = await startServer(t);
   const created = sessionOf(await server.create({}, { "Idempotency-Key": KEY }));
   const ana = new Member(server, created);
-  const [eva] = await server.party("Eva");
+  const [eva] = await server.chat("Eva");
   const joined = sessionOf(
     await server.join(ana.chatId, { invite_token: await ana.inviteToken() }, { "Idempotency-Key": KEY }),
   );
@@ -282,9 +282,9 @@ test("a key is known within its chat alone", async (t) => {
   assert.equal(other.chat_id, eva.chatId);
 });
 
-test("a repeated join needs a still good invitation", async (t) => {
+test("a repeated join needs a valid invitation", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const invite_token = await ana.inviteToken();
   const first = sessionOf(await server.join(ana.chatId, { invite_token }, { "Idempotency-Key": KEY }));
   assertError(await server.join(ana.chatId, {}, { "Idempotency-Key": KEY }), "missing_token");
@@ -295,9 +295,9 @@ test("a repeated join needs a still good invitation", async (t) => {
   assert.deepEqual(sessionOf(await server.join(ana.chatId, renewed, { "Idempotency-Key": KEY }), 200), first);
 });
 
-testInside("a join's key is forgotten after ten minutes, and with its seat", async (t) => {
+testInProcess("a join's key is forgotten after ten minutes or when its member leaves", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const invite_token = await ana.inviteToken();
   const headers = { "Idempotency-Key": KEY };
   const first = new Member(server, sessionOf(await server.join(ana.chatId, { invite_token }, headers)));
@@ -309,24 +309,24 @@ testInside("a join's key is forgotten after ten minutes, and with its seat", asy
   assert.notEqual(third.id, second.id);
 });
 
-test("a removed member's key makes a new seat", async (t) => {
+test("the key of a removed member takes a new seat", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const invite_token = await ana.inviteToken();
   const headers = { "Idempotency-Key": KEY };
   const first = sessionOf(await server.join(ana.chatId, { invite_token }, headers));
-  assertDone(await ana.remove(first.member_id));
+  assertNoContent(await ana.remove(first.member_id));
   assert.notEqual(sessionOf(await server.join(ana.chatId, { invite_token }, headers)).member_id, first.member_id);
 });
 
 for (const [what, key] of [
   ["of 21 characters", "x".repeat(21)],
   ["of 65 characters", "x".repeat(65)],
-  ["with a letter beyond ASCII", `${"x".repeat(30)}\u00E9`],
+  ["with a non-ASCII letter", `${"x".repeat(30)}\u00E9`],
 ] as const) {
   test(`a join's key ${what} is invalid_key and takes no seat`, async (t) => {
     const server = await startServer(t);
-    const [ana] = await server.party("Ana");
+    const [ana] = await server.chat("Ana");
     const invite_token = await ana.inviteToken();
     assertError(await server.join(ana.chatId, { invite_token }, { "Idempotency-Key": key }), "invalid_key");
     assert.equal((await ana.read()).members.length, 1);

@@ -1,4 +1,4 @@
-// How much: bodies, header blocks, slow and broken connections. Much of it over a bare socket.
+// Size and time limits of requests, and malformed or broken connections. Many tests use a raw socket.
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -6,47 +6,44 @@ import { Socket, connect } from "node:net";
 import test from "node:test";
 import {
   assertError,
-  assertKeys,
+  errorOf,
   exchange,
   Member,
   messageOf,
   parseReply,
   pollOf,
-  record,
   type Reply,
   SECOND,
   sessionOf,
   startServer,
   STATUS,
-  testInside,
+  testInProcess,
   until,
   Wire,
 } from "./helpers.ts";
 
 const LIMIT = 32_768;
 
-/** A JSON body of this many bytes that says something short. */
+/** A JSON body of this many bytes with a short text. */
 function padded(bytes: number): string {
   const body = JSON.stringify({ text: "short", padding: "" });
   return body.replace('""', `"${"x".repeat(bytes - body.length)}"`);
 }
 
-/** Checks an answer that Node would otherwise have written by itself. */
-function assertLastWords(reply: Reply, code: string): void {
+/** Asserts an error that closes its connection. Node itself would answer some of these without a body. */
+function assertClosingError(reply: Reply, code: string): void {
   assert.equal(reply.status, STATUS[code], reply.text);
   assert.equal(reply.headers["content-type"], "application/json; charset=utf-8");
   assert.equal(reply.headers["connection"]?.toLowerCase(), "close");
-  const fields = record(reply.body);
-  assertKeys(fields, ["error", "message"]);
-  assert.equal(fields["error"], code);
+  assert.equal(errorOf(reply).error, code);
   assert.equal(Number(reply.headers["content-length"]), reply.bytes.length);
 }
 
 for (const chunked of [false, true]) {
-  const how = chunked ? "in pieces" : "with its length";
-  test(`a body of 32,768 bytes ${how} is read, one byte more is too_large`, async (t) => {
+  const how = chunked ? "sent in chunks" : "sent with its length";
+  test(`a body of 32,768 bytes ${how} is accepted, and one byte more is too_large`, async (t) => {
     const server = await startServer(t);
-    const [ana] = await server.party("Ana");
+    const [ana] = await server.chat("Ana");
     const fits = await ana.send("POST", "", { body: padded(LIMIT), chunked });
     assert.equal(messageOf(fits).text, "short");
     const reply = await ana.send("POST", "", { body: padded(LIMIT + 1), chunked });
@@ -55,9 +52,9 @@ for (const chunked of [false, true]) {
     assert.equal((await ana.read()).messages.length, 1);
   });
 
-  test(`a body over the limit ${how} is too_large at create, join and as text/plain`, async (t) => {
+  test(`a body over the limit ${how} is too_large for create, for join and as text/plain`, async (t) => {
     const server = await startServer(t);
-    const [ana] = await server.party("Ana");
+    const [ana] = await server.chat("Ana");
     const token = await ana.inviteToken();
     const body = padded(LIMIT + 1);
     assertError(await server.send("POST", "/create", { body, chunked }), "too_large");
@@ -68,33 +65,33 @@ for (const chunked of [false, true]) {
   });
 }
 
-test("a body that says it is too large is answered before it is sent", async (t) => {
+test("a Content-Length over the limit is refused before the body is sent", async (t) => {
   const server = await startServer(t);
   const wire = await Wire.open(t, server.port);
   wire.write(`POST /create HTTP/1.1\r\nHost: x\r\nContent-Length: ${LIMIT + 1}\r\n\r\n`);
-  assertLastWords(await wire.lastReply(), "too_large");
+  assertClosingError(await wire.lastReply(), "too_large");
 });
 
-test("a body in pieces is answered as soon as it is too large", async (t) => {
+test("a chunked body is refused as soon as it is too large", async (t) => {
   const server = await startServer(t);
   const wire = await Wire.open(t, server.port);
   wire.write("POST /create HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
   wire.write(`${(LIMIT + 1).toString(16)}\r\n${"x".repeat(LIMIT + 1)}\r\n`);
   await wire.waitFor(/too_large/);
-  assertLastWords(await wire.lastReply(), "too_large");
+  assertClosingError(await wire.lastReply(), "too_large");
 });
 
-test("the answer to a body far too large is not lost, though more of it still comes", async (t) => {
+test("the client receives too_large even while it is still sending the body", async (t) => {
   const server = await startServer(t, { rateLimit: false });
   for (let attempt = 0; attempt < 5; attempt += 1) {
     const wire = await Wire.open(t, server.port);
     wire.write(`POST /create HTTP/1.1\r\nHost: x\r\nContent-Length: ${900 * 1024}\r\n\r\n`);
     for (let sent = 0; sent < 900; sent += 1) wire.write("x".repeat(1024));
-    assertLastWords(await wire.lastReply(), "too_large");
+    assertClosingError(await wire.lastReply(), "too_large");
   }
 });
 
-testInside("a body without end is cut off after what is discarded", async (t) => {
+testInProcess("an endless body is cut off", async (t) => {
   const server = await startServer(t);
   const wire = await Wire.open(t, server.port);
   wire.write("POST /create HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
@@ -104,15 +101,14 @@ testInside("a body without end is cut off after what is discarded", async (t) =>
   };
   wire.socket.on("drain", pump);
   pump();
-  await until(() => wire.isClosed, "the end of the connection");
-  // A megabyte is discarded; what the two kernels hold comes on top of it.
+  await until(() => wire.isClosed, "the connection to close");
   assert.ok(server.app.server.listening);
   sessionOf(await server.create());
 });
 
-test("a body where none is defined is ignored, however large it is", async (t) => {
+test("a large body is ignored where no body is defined", async (t) => {
   const server = await startServer(t);
-  const [ana, ben] = await server.party("Ana", "Ben");
+  const [ana, ben] = await server.chat("Ana", "Ben");
   const body = "x".repeat(200_000);
   assert.equal((await ana.send("POST", "/invite", { body })).status, 201);
   assert.equal((await ana.send("GET", "", { body })).status, 200);
@@ -121,13 +117,13 @@ test("a body where none is defined is ignored, however large it is", async (t) =
   assert.equal((await ana.send("DELETE", "", { body })).status, 204);
 });
 
-test("a connection is good for many requests, also after errors", async (t) => {
+test("a connection serves many requests, even after errors", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const wire = await Wire.open(t, server.port);
-  const ask = `GET /${ana.chatId} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${ana.token}\r\n\r\n`;
+  const good = `GET /${ana.chatId} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${ana.token}\r\n\r\n`;
   const bad = `POST /${ana.chatId} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${ana.token}\r\nContent-Length: 1\r\n\r\n{`;
-  wire.write(ask + bad + "GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n" + bad + ask);
+  wire.write(good + bad + "GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n" + bad + good);
   await wire.waitFor(/(HTTP\/1\.1 [^]*){5}/);
   assert.deepEqual(
     [...wire.received.matchAll(/HTTP\/1\.1 (\d+)/g)].map(([, status]) => status),
@@ -135,17 +131,17 @@ test("a connection is good for many requests, also after errors", async (t) => {
   );
 });
 
-test("a body that was not wanted does not become the next request", async (t) => {
+test("an ignored body is not parsed as the next request", async (t) => {
   const server = await startServer(t);
   const inner = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
   const wire = await Wire.open(t, server.port);
   wire.write(`POST /${"A".repeat(16)}/leave HTTP/1.1\r\nHost: x\r\nContent-Length: ${inner.length}\r\n\r\n${inner}`);
   wire.write("GET /robots.txt HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-  await until(() => wire.isClosed, "the end of the connection");
+  await until(() => wire.isClosed, "the connection to close");
   assert.doesNotMatch(wire.received, /"status":"ok"/);
 });
 
-test("a connection on which nothing of HTTP comes is bad_request", async (t) => {
+test("malformed HTTP is bad_request", async (t) => {
   const server = await startServer(t);
   for (const bytes of [
     "nonsense\r\n\r\n",
@@ -165,15 +161,15 @@ test("a connection on which nothing of HTTP comes is bad_request", async (t) => 
     "\u0000\u0000\u0000\u0000",
     "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
   ]) {
-    assertLastWords(await exchange(t, server.port, bytes), "bad_request");
+    assertClosingError(await exchange(t, server.port, bytes), "bad_request");
   }
   assert.equal((await server.send("GET", "/healthz")).status, 200);
 });
 
-test("HTTP/1.1 without a Host is bad_request, HTTP/1.0 without one is served", async (t) => {
+test("HTTP/1.1 without a Host is bad_request, and HTTP/1.0 without one is served", async (t) => {
   const server = await startServer(t);
-  assertLastWords(await exchange(t, server.port, "GET /healthz HTTP/1.1\r\n\r\n"), "bad_request");
-  assertLastWords(
+  assertClosingError(await exchange(t, server.port, "GET /healthz HTTP/1.1\r\n\r\n"), "bad_request");
+  assertClosingError(
     await exchange(t, server.port, "POST /create HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"),
     "bad_request",
   );
@@ -196,7 +192,7 @@ test("a whole chat works over HTTP/1.0", async (t) => {
   assert.equal((await ana.read()).messages.length, 1);
 });
 
-test("a request in absolute form is served like any other", async (t) => {
+test("a request with an absolute target is served like any other", async (t) => {
   const server = await startServer(t);
   const health = await exchange(
     t,
@@ -229,25 +225,25 @@ for (const target of [
   "/;x",
   "/#x",
 ]) {
-  test(`the target ${target} gets an answer and harms nobody`, async (t) => {
+  test(`the target ${target} gets an answer, and the server stays up`, async (t) => {
     const server = await startServer(t);
     const wire = await Wire.open(t, server.port);
     wire.write(`GET ${target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`);
-    await until(() => wire.isClosed, "the end of the connection");
+    await until(() => wire.isClosed, "the connection to close");
     const status = Number(/^HTTP\/1\.1 (\d+)/.exec(wire.received)?.[1]);
     assert.ok([200, 400, 404].includes(status), wire.received);
     assert.equal((await server.send("GET", "/healthz")).status, 200);
   });
 }
 
-test("CONNECT is refused and the connection ended", async (t) => {
+test("CONNECT is refused and its connection closed", async (t) => {
   const server = await startServer(t);
   const reply = await exchange(t, server.port, "CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n");
   assert.ok([400, 404, 405].includes(reply.status), String(reply.status));
-  assert.equal(typeof record(reply.body)["error"], "string");
+  assert.equal(typeof errorOf(reply).error, "string");
 });
 
-testInside("who resets the connection after CONNECT takes nobody else down", async (t) => {
+testInProcess("a client that resets its connection after CONNECT does not affect others", async (t) => {
   const server = await startServer(t);
   for (let round = 0; round < 5; round += 1) {
     const socket = connect(server.port, "127.0.0.1");
@@ -263,7 +259,7 @@ testInside("who resets the connection after CONNECT takes nobody else down", asy
   assert.equal((await server.send("GET", "/healthz")).status, 200);
 });
 
-test("an offer to speak another protocol is passed over", async (t) => {
+test("a request to upgrade the protocol is ignored", async (t) => {
   const server = await startServer(t);
   for (const upgrade of ["websocket", "h2c"]) {
     const wire = await Wire.open(t, server.port);
@@ -274,7 +270,7 @@ test("an offer to speak another protocol is passed over", async (t) => {
   }
 });
 
-test("who asks first whether a body may come is told to go on, or that it is too large", async (t) => {
+test("Expect: 100-continue is answered with 100, or with 413 for a body that is too large", async (t) => {
   const server = await startServer(t);
   const wire = await Wire.open(t, server.port);
   wire.write("POST /create HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
@@ -292,48 +288,51 @@ function withHeaderBlock(bytes: number): string {
   return `${head}X: ${"x".repeat(bytes - head.length - 7)}\r\n\r\n`;
 }
 
-test("a header block of 16 KiB is headers_too_large, a somewhat smaller one is read", async (t) => {
+test("a header block over 16 KiB is headers_too_large, and one slightly below is accepted", async (t) => {
   const server = await startServer(t);
   assert.equal((await exchange(t, server.port, withHeaderBlock(16_000))).status, 200);
-  assertLastWords(await exchange(t, server.port, withHeaderBlock(17_000)), "headers_too_large");
+  assertClosingError(await exchange(t, server.port, withHeaderBlock(17_000)), "headers_too_large");
   const many = Array.from({ length: 2000 }, (_, index) => `X-${index}: x\r\n`).join("");
-  assertLastWords(await exchange(t, server.port, `GET / HTTP/1.1\r\nHost: x\r\n${many}\r\n`), "headers_too_large");
-  assertLastWords(
+  assertClosingError(await exchange(t, server.port, `GET / HTTP/1.1\r\nHost: x\r\n${many}\r\n`), "headers_too_large");
+  assertClosingError(
     await exchange(t, server.port, `GET /?${"x".repeat(20_000)} HTTP/1.1\r\nHost: x\r\n\r\n`),
     "headers_too_large",
   );
 });
 
-testInside("the times that a connection may take are those of the contract", async (t) => {
+testInProcess("the server has the documented connection timeouts", async (t) => {
   const { app } = await startServer(t);
   assert.equal(app.server.headersTimeout, 10 * SECOND);
   assert.equal(app.server.requestTimeout, 30 * SECOND);
   assert.equal(app.server.keepAliveTimeout, 75 * SECOND);
 });
 
-testInside("headers that do not come in time are answered timeout, and others go on", async (t) => {
-  const server = await startServer(t);
-  server.app.server.headersTimeout = 100;
-  const [ana] = await server.party("Ana");
-  const held = await ana.hold();
-  assertLastWords(await exchange(t, server.port, "GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "), "timeout");
-  await ana.say("still here");
-  assert.equal(pollOf(await held.answer).messages.length, 1);
-});
+testInProcess(
+  "headers that take too long are answered with timeout, and other connections are not affected",
+  async (t) => {
+    const server = await startServer(t);
+    server.app.server.headersTimeout = 100;
+    const [ana] = await server.chat("Ana");
+    const held = await ana.openPoll();
+    assertClosingError(await exchange(t, server.port, "GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "), "timeout");
+    await ana.say("still here");
+    assert.equal(pollOf(await held.reply).messages.length, 1);
+  },
+);
 
-testInside("a body that does not come in time is answered timeout", async (t) => {
+testInProcess("a body that takes too long is answered with timeout", async (t) => {
   const server = await startServer(t);
   server.app.server.headersTimeout = 50;
   server.app.server.requestTimeout = 100;
   const wire = await Wire.open(t, server.port);
   wire.write('POST /create HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{"username":');
-  assertLastWords(await wire.lastReply(), "timeout");
+  assertClosingError(await wire.lastReply(), "timeout");
   assert.equal(await server.countChats(), 0);
 });
 
-test("a client that goes away amid its body leaves nothing behind", async (t) => {
+test("a client that disconnects during its body leaves nothing behind", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   for (const length of ["Content-Length: 50", "Transfer-Encoding: chunked"]) {
     const wire = await Wire.open(t, server.port);
     wire.write(`POST /${ana.chatId} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${ana.token}\r\n${length}\r\n\r\n`);
@@ -344,42 +343,42 @@ test("a client that goes away amid its body leaves nothing behind", async (t) =>
   assert.equal((await ana.read()).messages.length, 1);
 });
 
-test("a broken connection disturbs no other", async (t) => {
+test("a broken connection does not affect others", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
-  const held = await ana.hold();
+  const [ana] = await server.chat("Ana");
+  const held = await ana.openPoll();
   await exchange(t, server.port, "nonsense\r\n\r\n");
   const wire = await Wire.open(t, server.port);
   wire.socket.resetAndDestroy();
   await ana.say("undisturbed");
-  assert.equal(pollOf(await held.answer).messages.length, 1);
+  assert.equal(pollOf(await held.reply).messages.length, 1);
 });
 
-test("rubbish behind a good request does not spoil its answer", async (t) => {
+test("garbage after a valid request does not affect its answer", async (t) => {
   const server = await startServer(t);
   const wire = await Wire.open(t, server.port);
   wire.write("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
   await wire.waitFor(/"status":"ok"/);
   wire.received = "";
   wire.write("\u0001\u0002\r\n\r\n");
-  assertLastWords(await wire.lastReply(), "bad_request");
+  assertClosingError(await wire.lastReply(), "bad_request");
 });
 
-test("rubbish that arrives while a poll is held ends the connection and leaves no waiter", async (t) => {
+test("garbage while a poll is held closes the connection and leaves no waiter", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const wire = await Wire.open(t, server.port);
   wire.write(`GET /${ana.chatId}?since=1&wait=50 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${ana.token}\r\n\r\n`);
-  await until(async () => (await server.countHeld()) === 1, "the poll to be held");
+  await until(async () => (await server.countWaiters()) === 1, "the poll to be held");
   wire.write("\u0001\u0002\r\n\r\n");
-  await until(() => wire.isClosed, "the end of the connection");
-  await until(async () => (await server.countHeld()) === 0, "the poll to be forgotten");
+  await until(() => wire.isClosed, "the connection to close");
+  await until(async () => (await server.countWaiters()) === 0, "the poll to be removed");
 });
 
-test("a client that has sent all and closed its side still gets its answer", async (t) => {
+test("a client that closes its sending side after the request still gets its answer", async (t) => {
   const server = await startServer(t);
   const wire = await Wire.open(t, server.port);
   wire.socket.end("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", "latin1");
-  await until(() => wire.isClosed, "the end of the connection");
+  await until(() => wire.isClosed, "the connection to close");
   assert.equal(parseReply(wire.received).status, 200);
 });

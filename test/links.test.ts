@@ -1,9 +1,10 @@
-// Where links lead: --url, the Host of the request, the LAN address, a proxy's headers.
+// The base URL of links: --url, the Host of the request, the LAN address, a proxy's headers.
 
 import assert from "node:assert/strict";
 import test from "node:test";
 import { type AppOptions, rankAddresses } from "../server.ts";
 import {
+  assertError,
   exchange,
   HOUR,
   invitationOf,
@@ -11,16 +12,17 @@ import {
   parseReply,
   sessionOf,
   startServer,
-  testInside,
+  testInProcess,
   type TestServer,
   until,
   Wire,
 } from "./helpers.ts";
+import { assertDocumented } from "./openapi.ts";
 
 const LAN = "192.168.1.42";
 const lanAddress = (): string => LAN;
 
-/** The base of links made by a request with these headers; "PORT" stands for the port listened on. */
+/** The base URL of links made by a request with these headers, with "PORT" in place of the server's port. */
 async function baseFor(server: TestServer, headers: Record<string, string>): Promise<string> {
   const session = sessionOf(await server.create({}, headers));
   const base = session.url.slice(0, -session.chat_id.length - 1);
@@ -36,15 +38,15 @@ async function baseFor(server: TestServer, headers: Record<string, string>): Pro
 const withPort = (server: TestServer, text: string): string => text.replaceAll("PORT", String(server.port));
 
 for (const [what, options, headers, base] of [
-  ["the Host as it was sent", {}, { Host: "party.example:81" }, "http://party.example:81"],
+  ["the Host as sent", {}, { Host: "party.example:81" }, "http://party.example:81"],
   ["a Host without a port", {}, { Host: "party.example" }, "http://party.example"],
-  ["an address of the LAN", { lanAddress }, { Host: "192.168.7.7:PORT" }, "http://192.168.7.7:PORT"],
+  ["a LAN address", { lanAddress }, { Host: "192.168.7.7:PORT" }, "http://192.168.7.7:PORT"],
   ["an address with another port", { lanAddress }, { Host: "10.0.0.1:1" }, "http://10.0.0.1:1"],
   ["an IPv6 address", { lanAddress }, { Host: "[fd00::2]:81" }, "http://[fd00::2]:81"],
   ["localhost, without a LAN", {}, { Host: "localhost:PORT" }, "http://localhost:PORT"],
   ["localhost", { lanAddress }, { Host: "localhost:PORT" }, `http://${LAN}:PORT`],
   ["localhost in capitals", { lanAddress }, { Host: "LOCALHOST:PORT" }, `http://${LAN}:PORT`],
-  ["localhost behind another port", { lanAddress }, { Host: "localhost:1" }, `http://${LAN}:PORT`],
+  ["localhost with another port", { lanAddress }, { Host: "localhost:1" }, `http://${LAN}:PORT`],
   ["localhost without a port", { lanAddress }, { Host: "localhost" }, `http://${LAN}:PORT`],
   ["127.0.0.1", { lanAddress }, { Host: "127.0.0.1:PORT" }, `http://${LAN}:PORT`],
   ["127.255.3.4", { lanAddress }, { Host: "127.255.3.4" }, `http://${LAN}:PORT`],
@@ -82,26 +84,26 @@ for (const [what, options, headers, base] of [
     "https://chat.example:81",
   ],
   [
-    "the Host where the proxy says nothing",
+    "the Host if the proxy sends no headers",
     { trustProxy: true },
     { Host: "party.example:81" },
     "http://party.example:81",
   ],
   [
-    "the Host where the proxy's is not well-formed",
+    "the Host if the proxy's headers are malformed",
     { trustProxy: true },
     { Host: "party.example", "X-Forwarded-Host": "a b", "X-Forwarded-Proto": "gopher" },
     "http://party.example",
   ],
   [
-    "the Host where the last element is not well-formed, though an earlier one is",
+    "the Host if the last element is malformed, even if an earlier one is valid",
     { trustProxy: true },
     { Host: "party.example", "X-Forwarded-Host": "chat.example, <x>" },
     "http://party.example",
   ],
 ] as const satisfies [string, AppOptions, Record<string, string>, string][]) {
-  const choose = "lanAddress" in options ? testInside : test;
-  choose(`links are made for ${what}: ${base}`, async (t) => {
+  const choose = "lanAddress" in options ? testInProcess : test;
+  choose(`links for ${what} start with ${base}`, async (t) => {
     const server = await startServer(t, options);
     const sent = Object.entries(headers).map(([name, value]) => [name, withPort(server, value)]);
     assert.equal(await baseFor(server, Object.fromEntries(sent)), base);
@@ -130,45 +132,44 @@ for (const host of [
   "http://a",
   "caf\u00E9",
 ]) {
-  test(`the Host ${JSON.stringify(host)} is not believed: the socket's own address is`, async (t) => {
+  test(`the malformed Host ${JSON.stringify(host)} is bad_request, so it reaches no link`, async (t) => {
     const server = await startServer(t);
-    const ask = `POST /create HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}`;
-    const reply = await exchange(t, server.port, ask);
-    // Some of these Node itself takes for a broken request.
-    if (reply.status === 400) return;
-    assert.ok(sessionOf(reply).url.startsWith(`${server.base}/`), reply.text);
-    const help = await exchange(t, server.port, `GET / HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`);
-    assert.ok(help.text.includes(`"${server.base}/create"`));
-    assert.ok(!help.text.includes(`//${host}/`));
+    for (const start of ["POST /create", "GET /"]) {
+      const headers = `Host: ${host}\r\nConnection: close\r\nContent-Length: 0`;
+      assertError(await exchange(t, server.port, `${start} HTTP/1.1\r\n${headers}\r\n\r\n`), "bad_request");
+    }
   });
 }
 
-testInside("a request without a Host gets links of the socket's own address, by the LAN rule", async (t) => {
-  const server = await startServer(t, { lanAddress });
-  const reply = await exchange(t, server.port, "POST /create HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}");
-  assert.ok(sessionOf(reply).url.startsWith(`http://${LAN}:${server.port}/`));
-});
+testInProcess(
+  "a request without a Host gets links for the socket's address, replaced by the LAN address on loopback",
+  async (t) => {
+    const server = await startServer(t, { lanAddress });
+    const reply = await exchange(t, server.port, "POST /create HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}");
+    assert.ok(sessionOf(reply).url.startsWith(`http://${LAN}:${server.port}/`));
+  },
+);
 
-testInside("the LAN address is looked up anew, as a laptop changes its network", async (t) => {
+testInProcess("links follow the LAN address when it changes", async (t) => {
   let address: string | undefined = "192.168.1.2";
   const server = await startServer(t, { lanAddress: () => address });
   assert.equal(await baseFor(server, {}), "http://192.168.1.2:PORT");
   address = "10.1.1.1";
-  server.pass(HOUR);
+  server.advanceAndSweep(HOUR);
   assert.equal(await baseFor(server, {}), "http://10.1.1.1:PORT");
   address = undefined;
-  server.pass(HOUR);
+  server.advanceAndSweep(HOUR);
   assert.equal(await baseFor(server, {}), "http://127.0.0.1:PORT");
 });
 
-testInside("the help shows the address that the request came to, and not the LAN's", async (t) => {
+testInProcess("the help shows the address of the request, not the LAN address", async (t) => {
   const server = await startServer(t, { lanAddress });
   assert.ok((await server.send("GET", "/")).text.includes(`"${server.base}/create"`));
   const named = await server.send("GET", "/", { headers: { Host: "party.example:81" } });
   assert.ok(named.text.includes('"http://party.example:81/create"'));
 });
 
-test("the help shows --url, and what a trusted proxy says", async (t) => {
+test("the help shows --url, or the address that a trusted proxy sends", async (t) => {
   const given = await startServer(t, { url: "https://chat.example" });
   assert.ok((await given.send("GET", "/")).text.includes('"https://chat.example/create"'));
   const proxied = await startServer(t, { trustProxy: true });
@@ -176,18 +177,19 @@ test("the help shows --url, and what a trusted proxy says", async (t) => {
   assert.ok((await proxied.send("GET", "/", { headers })).text.includes('"https://chat.example/create"'));
 });
 
-test("two requests over one connection get links each by its own Host", async (t) => {
+test("two requests on one connection get links for their own Host", async (t) => {
   const server = await startServer(t);
   const wire = await Wire.open(t, server.port);
   for (const host of ["one.example", "two.example"]) {
     wire.received = "";
     wire.write(`POST /create HTTP/1.1\r\nHost: ${host}\r\nContent-Length: 2\r\n\r\n{}`);
     await until(() => wire.received.includes("}"), "an answer");
-    assert.ok(sessionOf(parseReply(wire.received)).url.startsWith(`http://${host}/`));
+    const reply = await assertDocumented("POST", "/create", parseReply(wire.received));
+    assert.ok(sessionOf(reply).url.startsWith(`http://${host}/`));
   }
 });
 
-// ---- Which address is the LAN's --------------------------------------------------------------------------------
+// ---- Ranking of LAN addresses ----------------------------------------------------------------------------------
 
 function interfaces(named: Record<string, string[]>): Parameters<typeof rankAddresses>[0] {
   return Object.fromEntries(
@@ -207,27 +209,27 @@ function interfaces(named: Record<string, string[]>): Parameters<typeof rankAddr
 
 for (const [what, named, defaultRoute, expected] of [
   [
-    "the default route's comes first",
+    "the default route comes first",
     { eth0: ["10.0.0.1"], wlan0: ["192.168.1.2"] },
     "192.168.1.2",
     ["192.168.1.2", "10.0.0.1"],
   ],
-  ["a default route need not be private", { eth0: ["203.0.113.9"] }, "203.0.113.9", ["203.0.113.9"]],
+  ["the default route can be a public address", { eth0: ["203.0.113.9"] }, "203.0.113.9", ["203.0.113.9"]],
   [
-    "without a default route, private ones are taken",
+    "without a default route, private addresses are used",
     { lo: ["127.0.0.1"], eth0: ["203.0.113.9", "172.16.0.1", "172.31.0.1"] },
     undefined,
     ["172.16.0.1", "172.31.0.1"],
   ],
   [
-    "what is not quite private is not taken",
+    "addresses just outside the private ranges are not used",
     { eth0: ["172.15.0.1", "172.32.0.1", "192.169.0.1", "11.0.0.1", "100.64.0.1"] },
     undefined,
     [],
   ],
-  ["link-local ones are never taken", { eth0: ["169.254.1.1"] }, "169.254.1.1", []],
-  ["IPv6 and loopback are not taken", { lo: ["127.0.0.1", "::1"], eth0: ["fd00::2", "fe80::1"] }, undefined, []],
-  ["nothing there is nothing", {}, undefined, []],
+  ["link-local addresses are never used", { eth0: ["169.254.1.1"] }, "169.254.1.1", []],
+  ["IPv6 and loopback are not used", { lo: ["127.0.0.1", "::1"], eth0: ["fd00::2", "fe80::1"] }, undefined, []],
+  ["no interfaces give no addresses", {}, undefined, []],
   [
     "virtual interfaces come last",
     {
@@ -257,13 +259,13 @@ for (const [what, named, defaultRoute, expected] of [
     ],
   ],
   [
-    "names that only contain such a word are real",
+    "interfaces whose names only contain such a word count as real",
     { docker0: ["172.17.0.1"], thunder0: ["10.0.0.1"] },
     undefined,
     ["10.0.0.1", "172.17.0.1"],
   ],
 ] as const) {
-  testInside(`of a machine's addresses, ${what}`, () => {
+  testInProcess(`in the ranking of addresses, ${what}`, () => {
     const ranked = rankAddresses(
       interfaces(Object.fromEntries(Object.entries(named).map(([name, list]) => [name, [...list]]))),
       defaultRoute,
@@ -274,7 +276,7 @@ for (const [what, named, defaultRoute, expected] of [
     );
     for (const { address, name } of ranked) {
       const own: Record<string, readonly string[]> = named;
-      assert.ok(own[name]?.includes(address), "labelled with its interface");
+      assert.ok(own[name]?.includes(address), "an address has the name of its interface");
     }
   });
 }

@@ -1,14 +1,14 @@
-// Seats come free: leaving, removal, the end of the chat. And who may do what.
+// Leaving, removing members and ending a chat, and the rights of the creator.
 
 import assert from "node:assert/strict";
 import test from "node:test";
-import { assertDone, assertError, at, invitationOf, Member, sessionOf, startServer } from "./helpers.ts";
+import { assertNoContent, assertError, at, invitationOf, Member, sessionOf, startServer } from "./helpers.ts";
 
-test("who leaves frees seat and name, and the messages stay under it", async (t) => {
+test("a member who leaves frees seat and name, and the messages keep the name", async (t) => {
   const server = await startServer(t);
-  const [ana, ben] = await server.party("Ana", "Ben");
+  const [ana, ben] = await server.chat("Ana", "Ben");
   const message = await ben.say("I was here");
-  assertDone(await ben.leave());
+  assertNoContent(await ben.leave());
   const { members, messages, cursor } = await ana.read();
   assert.deepEqual(
     members.map((member) => member.username),
@@ -22,11 +22,11 @@ test("who leaves frees seat and name, and the messages stay under it", async (t)
   assert.equal(at((await ana.read()).messages, 0).member_id, ben.id);
 });
 
-test("leaving kills the token, for everything", async (t) => {
+test("after leaving, the token works for nothing", async (t) => {
   const server = await startServer(t);
-  const [, ben] = await server.party("Ana", "Ben");
+  const [, ben] = await server.chat("Ana", "Ben");
   await ben.read();
-  assertDone(await ben.leave());
+  assertNoContent(await ben.leave());
   assertError(await ben.leave(), "revoked_token");
   assertError(await ben.poll(), "revoked_token");
   assertError(await ben.post("hello?"), "revoked_token");
@@ -36,15 +36,15 @@ test("leaving kills the token, for everything", async (t) => {
   assertError(await ben.end(), "revoked_token");
 });
 
-test("a body sent to leave is ignored, whatever it is", async (t) => {
+test("any body sent to leave is ignored", async (t) => {
   const server = await startServer(t);
-  const [, ben] = await server.party("Ana", "Ben");
-  assertDone(await ben.send("POST", "/leave", { body: "{" }));
+  const [, ben] = await server.chat("Ana", "Ben");
+  assertNoContent(await ben.send("POST", "/leave", { body: "{" }));
 });
 
-test("with its last member a chat is gone", async (t) => {
+test("a chat ends when its last member leaves", async (t) => {
   const server = await startServer(t);
-  const [ana, ben] = await server.party("Ana", "Ben");
+  const [ana, ben] = await server.chat("Ana", "Ben");
   const invite_token = await ana.inviteToken();
   await ana.leave();
   assert.equal(await server.countChats(), 1);
@@ -55,11 +55,11 @@ test("with its last member a chat is gone", async (t) => {
   assertError(await server.join(ana.chatId, { invite_token }), "chat_not_found");
 });
 
-test("the creator can remove a member, whose session ends there and then", async (t) => {
+test("the creator can remove a member, whose session ends at once", async (t) => {
   const server = await startServer(t);
-  const [ana, ben, eva] = await server.party("Ana", "Ben", "Eva");
+  const [ana, ben, eva] = await server.chat("Ana", "Ben", "Eva");
   await ben.read();
-  assertDone(await ana.remove(ben.id));
+  assertNoContent(await ana.remove(ben.id));
   assertError(await ben.poll(), "revoked_token");
   assertError(await ben.post("still here"), "revoked_token");
   const { members, cursor } = await eva.read();
@@ -70,31 +70,31 @@ test("the creator can remove a member, whose session ends there and then", async
   assert.equal(cursor, 4);
 });
 
-test("the link that a removed member came by still works until it is revoked", async (t) => {
+test("a removed member can join again with the same link until it is revoked", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const invite_token = await ana.inviteToken();
   const ben = sessionOf(await server.join(ana.chatId, { invite_token, username: "Ben" }));
-  assertDone(await ana.remove(ben.member_id));
+  assertNoContent(await ana.remove(ben.member_id));
   const again = sessionOf(await server.join(ana.chatId, { invite_token, username: "Ben" }));
   assert.notEqual(again.member_id, ben.member_id);
-  assertDone(await ana.revoke());
-  assertDone(await ana.remove(again.member_id));
+  assertNoContent(await ana.revoke());
+  assertNoContent(await ana.remove(again.member_id));
   assertError(await server.join(ana.chatId, { invite_token, username: "Ben" }), "revoked_token");
 });
 
-test("only the creator can remove anybody", async (t) => {
+test("only the creator can remove members", async (t) => {
   const server = await startServer(t);
-  const [ana, ben, eva] = await server.party("Ana", "Ben", "Eva");
+  const [ana, ben, eva] = await server.chat("Ana", "Ben", "Eva");
   assertError(await ben.remove(eva.id), "not_creator");
   assertError(await ben.remove(ana.id), "not_creator");
   assertError(await ben.remove("nobody"), "not_creator");
   assert.equal((await ana.read()).members.length, 3);
 });
 
-test("removing nobody is not_found", async (t) => {
+test("removing an unknown member is not_found", async (t) => {
   const server = await startServer(t);
-  const [ana, ben] = await server.party("Ana", "Ben");
+  const [ana, ben] = await server.chat("Ana", "Ben");
   for (const id of [
     "99",
     "0",
@@ -109,14 +109,14 @@ test("removing nobody is not_found", async (t) => {
   ]) {
     assertError(await ana.remove(id), "not_found");
   }
-  assertDone(await ana.remove(ben.id));
+  assertNoContent(await ana.remove(ben.id));
   assertError(await ana.remove(ben.id), "not_found");
 });
 
-test("the creator who removes their own seat has left", async (t) => {
+test("the creator can leave by removing their own seat", async (t) => {
   const server = await startServer(t);
-  const [ana, ben] = await server.party("Ana", "Ben");
-  assertDone(await ana.remove(ana.id));
+  const [ana, ben] = await server.chat("Ana", "Ben");
+  assertNoContent(await ana.remove(ana.id));
   assertError(await ana.poll(), "revoked_token");
   assert.deepEqual(
     (await ben.read()).members.map((member) => [member.username, member.creator]),
@@ -124,11 +124,11 @@ test("the creator who removes their own seat has left", async (t) => {
   );
 });
 
-test("when the creator leaves, the chat goes on and nobody is its creator", async (t) => {
+test("when the creator leaves, the chat continues without a creator", async (t) => {
   const server = await startServer(t);
-  const [ana, ben, eva] = await server.party("Ana", "Ben", "Eva");
+  const [ana, ben, eva] = await server.chat("Ana", "Ben", "Eva");
   const invite_token = await ana.inviteToken();
-  assertDone(await ana.leave());
+  assertNoContent(await ana.leave());
   await ben.say("still here");
   const { members } = await eva.read();
   assert.deepEqual(
@@ -149,11 +149,11 @@ test("when the creator leaves, the chat goes on and nobody is its creator", asyn
   );
 });
 
-test("the creator can end the chat for everybody", async (t) => {
+test("the creator can end the chat for everyone", async (t) => {
   const server = await startServer(t);
-  const [ana, ben] = await server.party("Ana", "Ben");
+  const [ana, ben] = await server.chat("Ana", "Ben");
   await ben.read();
-  assertDone(await ana.end());
+  assertNoContent(await ana.end());
   assert.equal(await server.countChats(), 0);
   for (const member of [ana, ben]) {
     assertError(await member.poll(), "chat_not_found");
@@ -168,22 +168,22 @@ test("the creator can end the chat for everybody", async (t) => {
 
 test("only the creator can end the chat", async (t) => {
   const server = await startServer(t);
-  const [ana, ben] = await server.party("Ana", "Ben");
+  const [ana, ben] = await server.chat("Ana", "Ben");
   assertError(await ben.end(), "not_creator");
   await ana.read();
 });
 
-test("ending one chat leaves the others alone", async (t) => {
+test("ending one chat does not affect others", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
-  const [eva] = await server.party("Eva");
+  const [ana] = await server.chat("Ana");
+  const [eva] = await server.chat("Eva");
   await ana.end();
   await eva.say("hello");
 });
 
-test("members stand in the order of their joining, also when one comes back", async (t) => {
+test("members are listed in the order they joined, even if one returns", async (t) => {
   const server = await startServer(t);
-  const [ana, ben] = await server.party("Ana", "Ben", "Eva");
+  const [ana, ben] = await server.chat("Ana", "Ben", "Eva");
   const invite_token = await ana.inviteToken();
   await ben.leave();
   await server.join(ana.chatId, { invite_token, username: "Ben" });
@@ -193,9 +193,9 @@ test("members stand in the order of their joining, also when one comes back", as
   );
 });
 
-test("a seat that came free can be taken again, and six stay six", async (t) => {
+test("a freed seat can be taken again by exactly one of ten who join at once", async (t) => {
   const server = await startServer(t);
-  const [ana, ben] = await server.party("A", "B", "C", "D", "E", "F");
+  const [ana, ben] = await server.chat("A", "B", "C", "D", "E", "F");
   const { invite_token, seats_left } = invitationOf(await ana.invite());
   assert.equal(seats_left, 0);
   await ben.leave();

@@ -1,4 +1,4 @@
-// POST /:chat_id: what is posted, how it is read back, what is kept, and that a repeat posts nothing.
+// POST /:chat_id and reading it back: bodies, kept messages, cursors, idempotency keys, who is online.
 
 import assert from "node:assert/strict";
 import test, { type TestContext } from "node:test";
@@ -14,13 +14,14 @@ import {
   type Reply,
   SECOND,
   startServer,
-  testInside,
+  testInProcess,
   Wire,
 } from "./helpers.ts";
+import { assertDocumented } from "./openapi.ts";
 
-testInside("a message is answered as readers see it, and its id is the cursor", async (t) => {
+testInProcess("posting returns the message as readers see it, and its id is the cursor", async (t) => {
   const server = await startServer(t);
-  const [ana, ben] = await server.party("Ana", "Ben");
+  const [ana, ben] = await server.chat("Ana", "Ben");
   server.clock.advance(1234);
   const message = messageOf(await ana.post("Hello, *all*"));
   assert.deepEqual(message, {
@@ -36,9 +37,9 @@ testInside("a message is answered as readers see it, and its id is the cursor", 
   assert.equal(seen.missed, false);
 });
 
-test("all see the messages in the same order, also when all write at once", async (t) => {
+test("all members see the messages in the same order, even if all post at once", async (t) => {
   const server = await startServer(t);
-  const members: Member[] = await server.party("A", "B", "C", "D", "E", "F");
+  const members: Member[] = await server.chat("A", "B", "C", "D", "E", "F");
   const posted = await Promise.all(
     members.flatMap((member) => ["1", "2", "3", "4"].map(async (text) => member.say(text))),
   );
@@ -63,14 +64,14 @@ for (const [what, body] of [
   ["that is an object", { text: { text: "x" } }],
   ["that is true", { text: true }],
   ["that is empty", { text: "" }],
-  ["of white space", { text: " \n\t\r\n " }],
-  ["of control characters", { text: "\u0000\u0007\u001B\u007F\u0085" }],
+  ["of only white space", { text: " \n\t\r\n " }],
+  ["of only control characters", { text: "\u0000\u0007\u001B\u007F\u0085" }],
   ["of 2,001 letters", { text: "x".repeat(2001) }],
   ["of over 8,192 bytes", { text: "\u{1D11E}".repeat(2000) + "\u0301".repeat(97) }],
 ] as const) {
   test(`a text ${what} is invalid_text`, async (t) => {
     const server = await startServer(t);
-    const [ana] = await server.party("Ana");
+    const [ana] = await server.chat("Ana");
     assertError(await ana.send("POST", "", { body }), "invalid_text");
     assert.equal((await ana.read()).cursor, 1);
   });
@@ -80,14 +81,14 @@ for (const [what, body] of [
   ["a list", '["text"]'],
   ["a string", '"text"'],
   ["null", "null"],
-  ["no JSON", "text=hello"],
-  ["cut off", '{"text":"hel'],
+  ["a form", "text=hello"],
+  ["truncated", '{"text":"hel'],
   ["not UTF-8", Buffer.from('{"text":"caf\xe9"}', "latin1")],
   ["in UTF-16", Buffer.from('{"text":"hello"}', "utf16le")],
 ] as const) {
-  test(`a posted body that is ${what} is invalid_json`, async (t) => {
+  test(`a post body that is ${what} is invalid_json`, async (t) => {
     const server = await startServer(t);
-    const [ana] = await server.party("Ana");
+    const [ana] = await server.chat("Ana");
     assertError(await ana.send("POST", "", { body }), "invalid_json");
     assertError(await ana.send("POST", "", { body, headers: { "Content-Type": "application/json" } }), "invalid_json");
   });
@@ -100,9 +101,9 @@ for (const type of [
   "text/plain; charset=iso-8859-1",
   "text/plain ; format=flowed",
 ]) {
-  test(`a body labelled ${type} is the text itself, in UTF-8`, async (t) => {
+  test(`a body labelled ${type} is the message text, in UTF-8`, async (t) => {
     const server = await startServer(t);
-    const [ana] = await server.party("Ana");
+    const [ana] = await server.chat("Ana");
     const headers = { "Content-Type": type };
     for (const body of ["Grüße 👋", "[1]", '"quoted"', "null", "{", '{"text":5}', '{"other":"x"}', "text=x"]) {
       assert.equal(messageOf(await ana.send("POST", "", { body, headers })).text, body);
@@ -110,9 +111,9 @@ for (const type of [
   });
 }
 
-test("a JSON object with a string text is read as such, though labelled text/plain", async (t) => {
+test("a JSON object with a string `text` is parsed even if it is labelled text/plain", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const headers = { "Content-Type": "text/plain;charset=UTF-8" };
   for (const body of ['{"text":"hello"}', ' {"text" : "hello", "more": [1] }\n']) {
     assert.equal(messageOf(await ana.send("POST", "", { body, headers })).text, "hello");
@@ -120,18 +121,18 @@ test("a JSON object with a string text is read as such, though labelled text/pla
   assertError(await ana.send("POST", "", { body: '{"text":" "}', headers }), "invalid_text");
 });
 
-test("text/plain that is not UTF-8 is invalid_json, and without anything invalid_text", async (t) => {
+test("text/plain that is not UTF-8 is invalid_json, and an empty one is invalid_text", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const headers = { "Content-Type": "text/plain" };
   assertError(await ana.send("POST", "", { body: Buffer.from([0x68, 0xe9]), headers }), "invalid_json");
   assertError(await ana.send("POST", "", { body: "", headers }), "invalid_text");
   assertError(await ana.send("POST", "", { headers }), "invalid_text");
 });
 
-test("what only begins like text/plain is read as JSON", async (t) => {
+test("a content type that only starts like text/plain is parsed as JSON", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   for (const type of ["text/plainer", "text/plain-ish; x=y", "text/html", "application/x-www-form-urlencoded", ""]) {
     const headers = { "Content-Type": type };
     assertError(await ana.send("POST", "", { body: "hello", headers }), "invalid_json");
@@ -139,25 +140,25 @@ test("what only begins like text/plain is read as JSON", async (t) => {
   }
 });
 
-test("a text comes back exactly as it was sent", async (t) => {
+test("a text is returned exactly as it was sent", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   for (const text of ["<b>&amp;</b>", "a  b", "line 1\n\n\tline 3", '\\u0041 "x" \'', "__proto__", "👨‍👩‍👧‍👦 🇩🇪"]) {
     assert.equal((await ana.say(text)).text, text);
     assert.equal(at((await ana.read()).messages, -1).text, text);
   }
 });
 
-test("2,000 characters as people count them go through, of several code points each", async (t) => {
+test("2,000 characters are accepted, even if each is several code points", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const text = "e\u0323\u0302".normalize("NFC").repeat(2000);
   assert.equal((await ana.say(text)).text, text);
 });
 
-test("the last 30 messages are kept, and older ones are said to be missed", async (t) => {
+test("the last 30 messages are kept, and older ones are reported as missed", async (t) => {
   const server = await startServer(t, { rateLimit: false });
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   for (let id = 2; id <= 31; id += 1) await ana.say(`message ${id}`);
   const full = await ana.read();
   assert.equal(full.messages.length, 30);
@@ -172,13 +173,13 @@ test("the last 30 messages are kept, and older ones are said to be missed", asyn
   assert.equal(cursor, 32);
   assert.equal((await ana.read("?since=1")).missed, true);
   const next = await ana.read("?since=2");
-  assert.equal(next.missed, false, "one below the oldest kept message");
+  assert.equal(next.missed, false, "the cursor just before the oldest kept message");
   assert.equal(next.messages.length, 30);
 });
 
-test("a cursor value that was no message is none to miss", async (t) => {
+test("a join that was dropped from the history does not count as missed", async (t) => {
   const server = await startServer(t, { rateLimit: false });
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   assert.equal((await ana.say("the first")).id, 2);
   const [ben] = [await server.join(ana.chatId, { invite_token: await ana.inviteToken() })];
   assert.equal(ben.status, 201);
@@ -188,9 +189,9 @@ test("a cursor value that was no message is none to miss", async (t) => {
   assert.equal((await ana.read("?since=3")).missed, false);
 });
 
-test("messages behind the cursor given come, oldest first, and no others", async (t) => {
+test("a poll returns the messages after its cursor, oldest first, and no others", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   for (const text of ["a", "b", "c", "d"]) await ana.say(text);
   for (const [query, texts] of [
     ["", ["a", "b", "c", "d"]],
@@ -215,9 +216,9 @@ test("messages behind the cursor given come, oldest first, and no others", async
   }
 });
 
-test("since=latest misses nothing, whatever has gone", async (t) => {
+test("since=latest misses nothing, even if messages were dropped", async (t) => {
   const server = await startServer(t, { rateLimit: false });
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   for (let count = 0; count < 40; count += 1) await ana.say("x");
   const reply = await ana.read("?since=latest");
   assert.deepEqual([reply.messages, reply.missed, reply.cursor], [[], false, 41]);
@@ -253,7 +254,7 @@ for (const since of [
 ]) {
   test(`since=${since} is invalid_cursor`, async (t) => {
     const server = await startServer(t);
-    const [ana] = await server.party("Ana");
+    const [ana] = await server.chat("Ana");
     assertError(await ana.poll(`?since=${since}`), "invalid_cursor");
     assertError(await ana.poll(`?since=${since}&since=0&wait=1`), "invalid_cursor");
   });
@@ -277,22 +278,22 @@ for (const wait of [
 ]) {
   test(`wait=${wait} is invalid_wait`, async (t) => {
     const server = await startServer(t);
-    const [ana] = await server.party("Ana");
+    const [ana] = await server.chat("Ana");
     assertError(await ana.poll(`?since=0&wait=${wait}`), "invalid_wait");
     assertError(await ana.poll(`?since=0&wait=${wait}&wait=0`), "invalid_wait");
   });
 }
 
-test("a name without a value is an empty value", async (t) => {
+test("a query parameter without a value is an empty value", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   assertError(await ana.poll("?since"), "invalid_cursor");
   assertError(await ana.poll("?wait"), "invalid_wait");
 });
 
-testInside("the same key with the same text posts nothing and brings the first message", async (t) => {
+testInProcess("repeating a post with its key posts nothing and returns the first message", async (t) => {
   const server = await startServer(t);
-  const [ana, ben] = await server.party("Ana", "Ben");
+  const [ana, ben] = await server.chat("Ana", "Ben");
   const first = messageOf(await ana.post("once", { "Idempotency-Key": "k" }));
   server.clock.advance(10 * MINUTE - 1);
   assert.deepEqual(messageOf(await ana.post("once", { "Idempotency-Key": "k" }), 200), first);
@@ -301,7 +302,7 @@ testInside("the same key with the same text posts nothing and brings the first m
 
 test("the same key with another text is invalid_key and posts nothing", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const first = await ana.post("once", { "Idempotency-Key": "k" });
   for (const text of ["twice", "Once", "once!"]) {
     assertError(await ana.post(text, { "Idempotency-Key": "k" }), "invalid_key");
@@ -312,24 +313,24 @@ test("the same key with another text is invalid_key and posts nothing", async (t
 
 test("without a key, the same text is another message", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   await ana.say("echo");
   await ana.say("echo");
   assert.equal((await ana.read()).messages.length, 2);
 });
 
-test("a key belongs to a member: another's is another", async (t) => {
+test("two members can use the same key for different posts", async (t) => {
   const server = await startServer(t);
-  const [ana, ben] = await server.party("Ana", "Ben");
+  const [ana, ben] = await server.chat("Ana", "Ben");
   messageOf(await ana.post("mine", { "Idempotency-Key": "k" }));
   messageOf(await ben.post("mine", { "Idempotency-Key": "k" }));
   messageOf(await ben.post("other", { "Idempotency-Key": "K" }));
   assert.equal((await ana.read()).messages.length, 3);
 });
 
-test("who comes back with a new seat does not meet the old seat's keys", async (t) => {
+test("a member who returns with a new seat does not share the keys of the old one", async (t) => {
   const server = await startServer(t);
-  const [ana, ben] = await server.party("Ana", "Ben");
+  const [ana, ben] = await server.chat("Ana", "Ben");
   messageOf(await ben.post("first", { "Idempotency-Key": "k" }));
   await ben.leave();
   const invite_token = await ana.inviteToken();
@@ -337,9 +338,9 @@ test("who comes back with a new seat does not meet the old seat's keys", async (
   assert.equal(back.status, 201);
 });
 
-test("of posts with one key that arrive together exactly one posts", async (t) => {
+test("concurrent posts with one key post one message", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const replies = await Promise.all(Array.from({ length: 50 }, () => ana.post("together", { "Idempotency-Key": "k" })));
   assert.equal(replies.filter((reply) => reply.status === 201).length, 1);
   assert.equal(replies.filter((reply) => reply.status === 200).length, 49);
@@ -347,18 +348,18 @@ test("of posts with one key that arrive together exactly one posts", async (t) =
   assert.equal((await ana.read()).messages.length, 1);
 });
 
-test("a key is remembered when 30 newer messages have pushed its message out", async (t) => {
+test("a key is remembered after 30 newer messages have replaced its message", async (t) => {
   const server = await startServer(t, { rateLimit: false });
-  const [ana, ben] = await server.party("Ana", "Ben");
+  const [ana, ben] = await server.chat("Ana", "Ben");
   const first = messageOf(await ana.post("the first", { "Idempotency-Key": "k" }));
   for (let count = 0; count < 35; count += 1) await ben.say("x");
   assert.deepEqual(messageOf(await ana.post("the first", { "Idempotency-Key": "k" }), 200), first);
   assertError(await ana.post("the second", { "Idempotency-Key": "k" }), "invalid_key");
 });
 
-test("a key is remembered for the seat's next 256 keys", async (t) => {
+test("a seat remembers its last 256 keys", async (t) => {
   const server = await startServer(t, { rateLimit: false });
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const first = messageOf(await ana.post("the first", { "Idempotency-Key": "k" }));
   for (let key = 1; key <= 255; key += 1) await ana.post("x", { "Idempotency-Key": `${key}` });
   assert.deepEqual(messageOf(await ana.post("the first", { "Idempotency-Key": "k" }), 200), first);
@@ -366,9 +367,9 @@ test("a key is remembered for the seat's next 256 keys", async (t) => {
   messageOf(await ana.post("the first", { "Idempotency-Key": "k" }));
 });
 
-testInside("ten minutes later a message's key is forgotten", async (t) => {
+testInProcess("a post's key is forgotten after ten minutes", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const first = messageOf(await ana.post("once", { "Idempotency-Key": "k" }));
   server.clock.advance(10 * MINUTE + 1);
   const second = messageOf(await ana.post("once", { "Idempotency-Key": "k" }));
@@ -376,16 +377,16 @@ testInside("ten minutes later a message's key is forgotten", async (t) => {
   messageOf(await ana.post("once", { "Idempotency-Key": "k" }), 200);
 });
 
-test("a key that came with a refused text can be used with a better one", async (t) => {
+test("a key that was sent with an invalid text can be used again with a valid one", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   assertError(await ana.post(" ", { "Idempotency-Key": "k" }), "invalid_text");
   messageOf(await ana.post("better", { "Idempotency-Key": "k" }));
 });
 
-test("keys of 1 and of 64 printable characters are taken, others are invalid_key", async (t) => {
+test("keys of 1 to 64 printable characters are accepted, and others are invalid_key", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   for (const key of ["~", "!", "x y", "x".repeat(64)]) {
     messageOf(await ana.post("x", { "Idempotency-Key": key }));
     messageOf(await ana.post("x", { "Idempotency-Key": key }), 200);
@@ -396,17 +397,17 @@ test("keys of 1 and of 64 printable characters are taken, others are invalid_key
   assert.equal((await ana.read()).messages.length, 4);
 });
 
-test("keys hold for text/plain as for JSON", async (t) => {
+test("a key works the same for text/plain and JSON", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const headers = { "Idempotency-Key": "k", "Content-Type": "text/plain" };
   const first = messageOf(await ana.send("POST", "", { body: "hello", headers }));
   assert.deepEqual(messageOf(await ana.post("hello", { "Idempotency-Key": "k" }), 200), first);
 });
 
-testInside("a member is online for a minute after joining, polling or posting", async (t) => {
+testInProcess("a member is online for a minute after joining, polling or posting", async (t) => {
   const server = await startServer(t);
-  const [ana, ben] = await server.party("Ana", "Ben");
+  const [ana, ben] = await server.chat("Ana", "Ben");
   const isBenOnline = async (): Promise<boolean> => at((await ana.read()).members, 1).online;
   assert.equal(await isBenOnline(), true);
   server.clock.advance(MINUTE - 1);
@@ -423,65 +424,68 @@ testInside("a member is online for a minute after joining, polling or posting", 
   assert.equal(await isBenOnline(), false);
 });
 
-testInside("the minute of a poll that was held begins when it was answered", async (t) => {
+testInProcess("after a held poll, a member stays online for a minute from its answer", async (t) => {
   const server = await startServer(t);
-  const [ana, ben] = await server.party("Ana", "Ben");
-  const held = await ben.hold("?since=2&wait=50");
-  server.pass(50 * SECOND);
-  pollOf(await held.answer);
+  const [ana, ben] = await server.chat("Ana", "Ben");
+  const held = await ben.openPoll("?since=2&wait=50");
+  server.advanceAndSweep(50 * SECOND);
+  pollOf(await held.reply);
   server.clock.advance(MINUTE - 1);
   assert.equal(at((await ana.read()).members, 1).online, true);
 });
 
-testInside("a HEAD request is no poll: nobody is online by it", async (t) => {
+testInProcess("a HEAD request does not make its member online", async (t) => {
   const server = await startServer(t);
-  const [ana, ben] = await server.party("Ana", "Ben");
+  const [ana, ben] = await server.chat("Ana", "Ben");
   server.clock.advance(2 * MINUTE);
   assert.equal((await ben.send("HEAD")).status, 200);
   assert.equal(at((await ana.read()).members, 1).online, false);
 });
 
-testInside("coming online and going absent does not move the cursor", async (t) => {
+testInProcess("going online or offline does not move the cursor", async (t) => {
   const server = await startServer(t);
-  const [ana, ben] = await server.party("Ana", "Ben");
-  server.pass(2 * MINUTE);
+  const [ana, ben] = await server.chat("Ana", "Ben");
+  server.advanceAndSweep(2 * MINUTE);
   assert.equal((await ana.read()).cursor, 2);
   await ben.read();
-  server.pass(30 * SECOND);
+  server.advanceAndSweep(30 * SECOND);
   assert.equal(pollOf(await ana.poll("?since=2")).cursor, 2);
 });
 
-/** Sends a message's headers, and when its token has been found good lets something happen before its body. */
-async function postAcross(t: TestContext, member: Member, happen: () => unknown): Promise<Reply> {
+/** Posts a message and runs `interrupt` after the server has accepted its token and before its body is sent. */
+async function postInterrupted(t: TestContext, member: Member, interrupt: () => unknown): Promise<Reply> {
   const wire = await Wire.open(t, member.server.port);
   const body = '{"text":"too late"}';
-  const headers = `Host: party\r\nAuthorization: Bearer ${member.token}\r\nContent-Length: ${body.length}`;
+  const headers = `Host: x\r\nAuthorization: Bearer ${member.token}\r\nContent-Length: ${body.length}`;
   wire.write(`POST /${member.chatId} HTTP/1.1\r\n${headers}\r\nExpect: 100-continue\r\n\r\n`);
   await wire.waitFor(/^HTTP\/1\.1 100 Continue\r\n\r\n$/);
-  await happen();
+  await interrupt();
   wire.received = "";
   wire.write(body);
   await wire.waitFor(/\}$/);
-  return parseReply(wire.received);
+  return assertDocumented("POST", `/${member.chatId}`, parseReply(wire.received));
 }
 
-test("a message whose author is removed while its body is coming is refused", async (t) => {
-  const [ana, ben] = await (await startServer(t)).party("Ana", "Ben");
-  assertError(await postAcross(t, ben, () => ana.send("DELETE", `/members/${ben.id}`)), "revoked_token");
+test("a message whose author is removed while its body arrives is refused", async (t) => {
+  const [ana, ben] = await (await startServer(t)).chat("Ana", "Ben");
+  assertError(await postInterrupted(t, ben, () => ana.send("DELETE", `/members/${ben.id}`)), "revoked_token");
   assert.deepEqual((await ana.read()).messages, []);
 });
 
-test("a message whose chat is ended while its body is coming is refused", async (t) => {
-  const [ana, ben] = await (await startServer(t)).party("Ana", "Ben");
-  assertError(await postAcross(t, ben, () => ana.send("DELETE")), "chat_not_found");
+test("a message whose chat ends while its body arrives is refused", async (t) => {
+  const [ana, ben] = await (await startServer(t)).chat("Ana", "Ben");
+  assertError(await postInterrupted(t, ben, () => ana.send("DELETE")), "chat_not_found");
 });
 
-testInside("a message whose author's session ends amid its body is refused, even with a clock set back", async (t) => {
-  const server = await startServer(t, { rateLimit: false });
-  await server.party("Ana");
-  server.clock.advance(-HOUR);
-  // Ben's seat ends first, but stands behind one that lasts an hour longer.
-  const [ben] = await server.party("Ben");
-  server.clock.advance(6 * HOUR - 1);
-  assertError(await postAcross(t, ben, () => server.clock.advance(1)), "expired_token");
-});
+testInProcess(
+  "a message whose author's session expires while its body arrives is refused, even after the clock was set back",
+  async (t) => {
+    const server = await startServer(t, { rateLimit: false });
+    await server.chat("Ana");
+    server.clock.advance(-HOUR);
+    // Ben's seat expires first, but is stored after one that lasts an hour longer.
+    const [ben] = await server.chat("Ben");
+    server.clock.advance(6 * HOUR - 1);
+    assertError(await postInterrupted(t, ben, () => server.clock.advance(1)), "expired_token");
+  },
+);

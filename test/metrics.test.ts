@@ -1,10 +1,10 @@
-// What --metrics shows, and that it shows nothing of anybody.
+// --metrics: the metrics, and that they contain nothing private.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { assertDone, assertError, startServer, testInside } from "./helpers.ts";
+import { assertNoContent, assertError, startServer, testInProcess } from "./helpers.ts";
 
-/** The samples of a text in Prometheus' format. Checks each line, and that each metric has its HELP and TYPE. */
+/** Parses the Prometheus text format. Checks each line, and that each metric has its HELP and TYPE. */
 function readSamples(text: string): Map<string, number> {
   const samples = new Map<string, number>();
   let [helped, type] = ["", ""];
@@ -25,18 +25,18 @@ function readSamples(text: string): Map<string, number> {
   return samples;
 }
 
-test("without --metrics there is no such path, to any method", async (t) => {
+test("without --metrics, /metrics is not_found for every method", async (t) => {
   const server = await startServer(t, { metrics: false });
   for (const method of ["GET", "OPTIONS", "POST"]) assertError(await server.send(method, "/metrics"), "not_found");
 });
 
-test("it counts chats, members, held polls and messages, and refusals by their reason", async (t) => {
+test("the metrics count chats, members, held polls, messages, and refusals by error", async (t) => {
   const server = await startServer(t, { metrics: true });
-  const [ana, ben] = await server.party("Ana", "Ben");
-  await server.party("Cy");
+  const [ana, ben] = await server.chat("Ana", "Ben");
+  await server.chat("Cy");
   await ana.say("one");
   await ana.say("two");
-  const held = await ben.hold();
+  const held = await ben.openPoll();
   assertError(await server.send("GET", "/nothing"), "not_found");
   assertError(await server.send("GET", "/nothing"), "not_found");
   assertError(await server.send("GET", `/${ana.chatId}`), "missing_token");
@@ -62,17 +62,17 @@ test("it counts chats, members, held polls and messages, and refusals by their r
   held.abort();
 });
 
-test("no id, name, token or message is in it", async (t) => {
+test("the metrics contain no id, name, token or message", async (t) => {
   const server = await startServer(t, { metrics: true });
-  const [ana, ben] = await server.party("Ana Unmistakable", "Ben");
+  const [ana, ben] = await server.chat("Ana Unmistakable", "Ben");
   await ana.say("a message like no other");
-  assertDone(await ana.remove(ben.id));
+  assertNoContent(await ana.remove(ben.id));
   assertError(await ben.poll(), "revoked_token");
   const { text } = await server.send("GET", "/metrics");
   for (const secret of ["Unmistakable", "no other", ana.chatId, ana.token]) assert.ok(!text.includes(secret), secret);
 });
 
-testInside("the event loop's delay is that since the last look, in seconds", async (t) => {
+testInProcess("the event loop delay covers the time since the last scrape, in seconds", async (t) => {
   const server = await startServer(t, { metrics: true });
   const delay = async (): Promise<number> => {
     const { text } = await server.send("GET", "/metrics");

@@ -1,34 +1,34 @@
-// docs/openapi.json: that it is OpenAPI and hangs together, and that the tests notice where the server and it differ.
+// docs/openapi.json is valid and consistent, and the tests detect answers that differ from it. Also docs/errors.json.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Validator } from "@seriousme/openapi-schema-validator";
-import { ApiError } from "../server.ts";
+import { ApiError, type ErrorCode, ERRORS, LIMITS } from "../server.ts";
 import { STATUS, startServer } from "./helpers.ts";
-import { described, findFault, findLineFault, findProblem, lookUp, openapi, pointerTo } from "./openapi.ts";
+import { assertDocumented, findFault, findLineFault, findProblem, lookUp, openapi, pointerTo } from "./openapi.ts";
 
 const VERBS = ["get", "post", "delete"];
 
-/** Everything in the document with the keys that lead there. */
+/** Every object in the document, with the keys that lead to it. */
 function* walk(value: unknown, keys: string[] = []): Generator<[keys: string[], value: object]> {
   if (typeof value !== "object" || value === null) return;
   yield [keys, value];
   for (const [key, inner] of Object.entries(value)) yield* walk(inner, [...keys, key]);
 }
 
-test("it is a valid OpenAPI 3.1 document", async () => {
+test("docs/openapi.json is a valid OpenAPI 3.1 document", async () => {
   const validator = new Validator();
   const result = await validator.validate(structuredClone({ ...openapi }));
   assert.deepEqual(result, { valid: true });
   assert.equal(validator.version, "3.1");
 });
 
-test("each of its references leads somewhere, and each of its components is used", () => {
+test("every reference in the document resolves, and every component is used", () => {
   const references = new Set<string>();
   for (const [keys, value] of walk(openapi)) {
     if (!("$ref" in value)) continue;
     references.add(String(value.$ref));
-    assert.deepEqual(Object.keys(value), ["$ref"], `${keys.join(" ")}: generators ignore what stands beside a $ref`);
+    assert.deepEqual(Object.keys(value), ["$ref"], `${keys.join(" ")}: generators ignore the keys next to a $ref`);
     assert.ok(lookUp(String(value.$ref)), `${keys.join(" ")}: ${String(value.$ref)}`);
   }
   for (const [kind, components] of Object.entries(openapi.components)) {
@@ -39,7 +39,7 @@ test("each of its references leads somewhere, and each of its components is used
   }
 });
 
-test("each operation has a name of its own, the variables of its path, and a known way to prove who calls", () => {
+test("every operation has a unique id, declares its path parameters and uses known security schemes", () => {
   const names = new Set<unknown>();
   const schemes = Object.keys(openapi.components["securitySchemes"] ?? {});
   for (const [path, item] of Object.entries(openapi.paths)) {
@@ -60,7 +60,7 @@ test("each operation has a name of its own, the variables of its path, and a kno
   }
 });
 
-test("each of its examples fits its schema", () => {
+test("every example matches its schema", () => {
   let count = 0;
   for (const [keys, value] of walk(openapi)) {
     if (!("schema" in value)) continue;
@@ -76,7 +76,7 @@ test("each of its examples fits its schema", () => {
   assert.ok(count > 40, `${count} examples`);
 });
 
-test("its errors are the server's, word for word", () => {
+test("the documented errors are the server's, word for word", () => {
   const examples = openapi.components["examples"] ?? {};
   assert.deepEqual(Object.keys(examples).toSorted(), Object.keys(STATUS).toSorted());
   for (const [code, example] of Object.entries(examples)) {
@@ -84,12 +84,20 @@ test("its errors are the server's, word for word", () => {
   }
 });
 
-function errorCode(code: string): ApiError["code"] {
-  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the test above has looked at the names
-  return code as ApiError["code"];
+function errorCode(code: string): ErrorCode {
+  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the test above has compared the names
+  return code as ErrorCode;
 }
 
-test("each error stands only under its own status", () => {
+test("every number in an error sentence that has a placeholder is one of LIMITS", () => {
+  const placeholders = Object.entries(ERRORS).flatMap(([code, { message }]) =>
+    Array.from(message.matchAll(/\{([^}]*)\}/g), ([, name = ""]) => [code, name] as const),
+  );
+  assert.ok(placeholders.length > 0);
+  for (const [code, name] of placeholders) assert.ok(Object.hasOwn(LIMITS, name), `${code}: {${name}}`);
+});
+
+test("every error code is documented only under its own status", () => {
   for (const [path, item] of Object.entries(openapi.paths)) {
     for (const verb of VERBS.filter((each) => each in item)) {
       for (const status of Object.keys(item[verb]?.responses ?? {}).filter((each) => each >= "400")) {
@@ -116,55 +124,71 @@ const MADE = { "content-type": JSON_TYPE, location: "/kX3vQ9_bT7mZ-a2L" };
 const CHAT = "/kX3vQ9_bT7mZ-a2L";
 const refused = (error: string): object => ({ error, message: "No." });
 
-test("a good answer is described", () => {
+test("a correct answer passes the check", () => {
   const good = { status: 201, headers: MADE, text: JSON.stringify(SESSION) };
   assert.equal(findProblem("POST", "/create", good), undefined);
   assert.equal(findProblem("POST", "http://x/create?y=z", good), undefined);
 });
 
 for (const [what, method, target, status, headers, body, problem] of [
-  ["of a status that is not there", "POST", "/create", 202, MADE, SESSION, /no such status/],
-  ["with another status's error", "POST", "/create", 400, MADE, refused("too_large"), /allowed values/],
-  ["with an error of another endpoint", "POST", "/create", 422, MADE, refused("invalid_text"), /allowed values/],
-  ["with a field too many", "POST", "/create", 201, MADE, { ...SESSION, more: 1 }, /additional properties/],
-  ["with a field too few", "POST", "/create", 201, MADE, { ...SESSION, url: undefined }, /required property 'url'/],
-  ["with another type", "POST", "/create", 201, MADE, { ...SESSION, member_id: 1 }, /member_id must be string/],
-  ["with a time of another form", "POST", "/create", 201, MADE, { ...SESSION, expires_at: "today" }, /expires_at/],
-  ["without a header", "POST", "/create", 201, { "content-type": JSON_TYPE }, SESSION, /Location: missing/],
-  ["with a wrong header", "POST", "/create", 201, { ...MADE, location: CHAT.slice(1) }, SESSION, /Location: .*pattern/],
+  ["with an undocumented status", "POST", "/create", 202, MADE, SESSION, /undocumented status/],
+  ["with the error of another status", "POST", "/create", 400, MADE, refused("too_large"), /allowed values/],
+  ["with the error of another endpoint", "POST", "/create", 422, MADE, refused("invalid_text"), /allowed values/],
+  ["with an extra field", "POST", "/create", 201, MADE, { ...SESSION, more: 1 }, /additional properties/],
+  ["with a missing field", "POST", "/create", 201, MADE, { ...SESSION, url: undefined }, /required property 'url'/],
   [
-    "of another content type",
+    "with a field of another type",
+    "POST",
+    "/create",
+    201,
+    MADE,
+    { ...SESSION, member_id: 1 },
+    /member_id must be string/,
+  ],
+  ["with a malformed time", "POST", "/create", 201, MADE, { ...SESSION, expires_at: "today" }, /expires_at/],
+  ["with a missing header", "POST", "/create", 201, { "content-type": JSON_TYPE }, SESSION, /Location: missing/],
+  [
+    "with a malformed header",
+    "POST",
+    "/create",
+    201,
+    { ...MADE, location: CHAT.slice(1) },
+    SESSION,
+    /Location: .*pattern/,
+  ],
+  [
+    "with another content type",
     "POST",
     "/create",
     201,
     { ...MADE, "content-type": "text/plain" },
     SESSION,
-    /content type/,
+    /undocumented content type/,
   ],
-  ["with a body where there is none", "DELETE", CHAT, 204, { "content-type": JSON_TYPE }, {}, /no content/],
-  ["of HEAD with a body", "HEAD", "/healthz", 200, MADE, { status: "ok" }, /no body/],
-  ["to an unknown path, but 200", "GET", "/nothing", 200, MADE, { status: "ok" }, /no such status/],
-  ["to an unknown path, but 405", "PUT", "/nothing", 405, MADE, refused("method_not_allowed"), /no such status/],
-  ["of an ended chat at an unknown path", "GET", "/nothing", 404, MADE, refused("chat_not_found"), /allowed values/],
-  ["of an unknown path at a known one", "GET", CHAT, 404, MADE, refused("not_found"), /allowed values/],
-  ["to an unknown method, but 200", "PUT", CHAT, 200, MADE, { status: "ok" }, /no such status/],
+  ["with a body where none is documented", "DELETE", CHAT, 204, { "content-type": JSON_TYPE }, {}, /undocumented body/],
+  ["to HEAD with a body", "HEAD", "/healthz", 200, MADE, { status: "ok" }, /no body/],
+  ["of 200 to an unknown path", "GET", "/nothing", 200, MADE, { status: "ok" }, /undocumented status/],
+  ["of 405 to an unknown path", "PUT", "/nothing", 405, MADE, refused("method_not_allowed"), /undocumented status/],
+  ["of chat_not_found to an unknown path", "GET", "/nothing", 404, MADE, refused("chat_not_found"), /allowed values/],
+  ["of not_found to a known path", "GET", CHAT, 404, MADE, refused("not_found"), /allowed values/],
+  ["of 200 to an unknown method", "PUT", CHAT, 200, MADE, { status: "ok" }, /undocumented status/],
 ] as const) {
-  test(`an answer ${what} is noticed`, async () => {
+  test(`the check detects an answer ${what}`, async () => {
     const answer = { status, headers, text: JSON.stringify(body) };
     assert.match(findProblem(method, target, answer) ?? "", problem);
-    await assert.rejects(described(method, target, answer), /docs\/openapi\.json says otherwise/);
+    await assert.rejects(assertDocumented(method, target, answer), /docs\/openapi\.json does not describe this answer/);
   });
 }
 
-test("a line of the stream that it does not describe is noticed", () => {
+test("the check detects an undocumented line of a stream", () => {
   assert.equal(findLineFault('\n{"missed":true}\n\n{"error":"stopping","message":"Bye."}\n'), undefined);
   assert.match(findLineFault('{"missed":false}') ?? "", /missed must be equal to constant/);
   assert.match(findLineFault('\n\n{"members":[],"cursor":1}') ?? "", /members must NOT have fewer than 1 items/);
 });
 
-test("what a test is answered over HTTP is held to it", async (t) => {
+test("every answer that a test receives over HTTP is checked", async (t) => {
   const server = await startServer(t);
   server.app.server.removeAllListeners("request");
   server.app.server.on("request", (_req, res) => res.writeHead(200, { "Content-Type": "application/json" }).end("{}"));
-  await assert.rejects(server.send("GET", "/healthz"), /docs\/openapi\.json says otherwise: .*'status'/);
+  await assert.rejects(server.send("GET", "/healthz"), /docs\/openapi\.json does not describe this answer: .*'status'/);
 });

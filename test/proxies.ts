@@ -1,4 +1,4 @@
-// Real proxies in front of the real program, for the tests of the files in deploy/.
+// Runs real proxies in front of the real program, to test the files in deploy/.
 
 import assert from "node:assert/strict";
 import { spawn, spawnSync, type SpawnSyncReturns } from "node:child_process";
@@ -26,7 +26,7 @@ import {
 
 const DEPLOY = fileURLToPath(new URL("../deploy/", import.meta.url));
 
-/** Runs a proxy until the test is over. Returns its process id as soon as it listens. */
+/** Runs a proxy until the end of the test. Waits until it listens and returns its process id. */
 export async function startProxy(
   t: TestContext,
   port: number,
@@ -35,29 +35,29 @@ export async function startProxy(
   env: NodeJS.ProcessEnv = {},
 ): Promise<number> {
   const child = spawn(command, args, { env: { ...withSbin(), ...env }, stdio: ["ignore", "ignore", "pipe"] });
-  let complaints = "";
-  child.stderr.setEncoding("utf8").on("data", (part: string) => (complaints += part));
+  let stderr = "";
+  child.stderr.setEncoding("utf8").on("data", (part: string) => (stderr += part));
   const ended = once(child, "exit");
   t.after(async () => {
-    // At once: haproxy would wait for those who are still connected.
+    // SIGINT, because haproxy should not wait for open connections.
     child.kill("SIGINT");
     await ended;
   });
   await eventually(`${command} to listen`, async () => {
-    assert.equal(child.exitCode, null, complaints);
+    assert.equal(child.exitCode, null, stderr);
     return isOpen(port);
   });
   return child.pid ?? 0;
 }
 
-/** What `haproxy -c` says to deploy/haproxy.cfg, with nothing in it changed. */
+/** Runs `haproxy -c` on the unchanged deploy/haproxy.cfg. */
 export function checkHaproxy(): SpawnSyncReturns<string> {
   return spawnSync("haproxy", ["-c", "-f", `${DEPLOY}haproxy.cfg`], { env: withSbin(), encoding: "utf8" });
 }
 
 /**
- * HAProxy with deploy/haproxy.cfg in front of nodes on these ports, named a, b and c in that order. Ports and the admin
- * socket's place differ from the file, and so do user, group and chroot unless root runs the test.
+ * Starts HAProxy with deploy/haproxy.cfg in front of nodes on these ports, named a, b and c in this order. Only the ports
+ * and the path of the admin socket differ from the file, and user, group and chroot if the test does not run as root.
  */
 export async function startHaproxy(
   t: TestContext,
@@ -72,7 +72,7 @@ export async function startHaproxy(
     const [line, nodePort] = [`server ${name} 127.0.0.1:808${index + 1}`, nodePorts[index]];
     changes[line] = nodePort === undefined ? "" : `server ${name} 127.0.0.1:${nodePort}`;
   }
-  // Only root may change user and root folder.
+  // Only root can change the user and the root folder.
   const rootOnly = process.getuid?.() === 0 ? [] : ["user haproxy", "group haproxy", "chroot /var/lib/haproxy"];
   for (const line of rootOnly) changes[line] = "";
   writeFileSync(`${folder}/haproxy.cfg`, replaceAll(readFileSync(`${DEPLOY}haproxy.cfg`, "utf8"), changes));
@@ -81,7 +81,7 @@ export async function startHaproxy(
   return { port, pid, admin: `${folder}/admin` };
 }
 
-/** This environment; Debian keeps servers where only root's PATH looks. */
+/** This environment with the folders in which Debian keeps servers, which only root has on its PATH. */
 function withSbin(): NodeJS.ProcessEnv {
   return { ...process.env, PATH: `${process.env["PATH"]}:/usr/sbin:/sbin` };
 }
@@ -97,30 +97,31 @@ function isOpen(port: number): Promise<boolean> {
   });
 }
 
-/** Asks again and again, for what takes its seconds and announces itself by no event. */
+/** Waits up to 30 seconds for a condition of another program that has no event. */
 export async function eventually(what: string, isTrue: () => Promise<boolean>): Promise<void> {
   const deadline = Date.now() + 30 * SECOND;
   while (!(await isTrue())) {
-    assert.ok(Date.now() < deadline, `waited in vain for ${what}`);
+    assert.ok(Date.now() < deadline, `timed out waiting for ${what}`);
     await sleep(20);
   }
 }
 
-/** How many polls and streams a node with --metrics holds. */
-export function countHeld(node: Program): Promise<number> {
+/** The number of held polls and open streams of a node with --metrics. */
+export function countWaiters(node: Program): Promise<number> {
   return readMetric(node, "watch_party_held_polls");
 }
 
-/** A file's text with each of these in it replaced; a test fails where one is not there. */
+/** Replaces each of these strings in a text. The test fails if one is missing. */
 export function replaceAll(text: string, changes: Readonly<Record<string, string>>): string {
   let changed = text;
   for (const [before, after] of Object.entries(changes)) {
-    assert.ok(changed.includes(before), `there is no "${before}"`);
+    assert.ok(changed.includes(before), `"${before}" is missing`);
     changed = changed.replaceAll(before, after);
   }
   return changed;
 }
 
+/** A member's chat, as a path, and session token. */
 export interface Seat {
   path: string;
   token: string;
@@ -139,7 +140,7 @@ export async function join(target: Target, creator: Seat, options: SendOptions =
   return { path: creator.path, token: sessionOf(joined).session_token };
 }
 
-/** Opens a stream; the lines come as they come. */
+/** Opens a stream. Returns its lines as they arrive. */
 export async function openStream(
   t: TestContext,
   { port, tls }: Target,

@@ -1,51 +1,55 @@
-// Which of several reasons is given, and that a stranger learns nothing of who is there.
+// The order of checks when several would fail, and that a stranger learns nothing about a chat.
 
 import assert from "node:assert/strict";
 import test from "node:test";
-import { assertError, HOUR, MINUTE, NO_CHAT, type Reply, startServer, testInside } from "./helpers.ts";
+import { ROUTES } from "../server.ts";
+import { assertError, HOUR, MINUTE, NO_CHAT, type Reply, startServer, testInProcess } from "./helpers.ts";
 
-/** Every endpoint that wants a session, with a query or a body that would itself be refused. */
-const SESSION_ENDPOINTS: [method: string, path: string, body?: string][] = [
-  ["GET", "?since=x&wait=x"],
-  ["POST", "", "{"],
-  ["POST", "/invite", "{"],
-  ["DELETE", "/invite"],
-  ["POST", "/leave", "{"],
-  ["DELETE", "/members/none"],
-  ["DELETE", ""],
-];
+/** The paths below a chat's own, such as "/invite". The member "none" does not exist. */
+const CHAT_ROUTES = ROUTES.filter(({ path }) => path.startsWith("/:chat_id")).map(({ method, path, caller }) => {
+  return { method, caller, path: path.replace("/:chat_id", "").replace(":member_id", "none") };
+});
 
-for (const [method, path, body] of SESSION_ENDPOINTS) {
-  testInside(`${method} /:chat_id${path} names the first of several reasons, in the contract's order`, async (t) => {
+/** Every route that needs a session, with an invalid query or body where it reads one. */
+const SESSION_REQUESTS = CHAT_ROUTES.filter(({ caller }) => caller !== "anyone").map(({ method, path }) => {
+  return {
+    method,
+    path: method === "GET" ? `${path}?since=x&wait=x` : path,
+    body: method === "POST" ? "{" : undefined,
+  };
+});
+
+for (const { method, path, body } of SESSION_REQUESTS) {
+  testInProcess(`${method} /:chat_id${path} checks token, chat, query and body in this order`, async (t) => {
     const server = await startServer(t);
-    const [ana, ben] = await server.party("Ana", "Ben");
-    const [eva] = await server.party("Eva");
-    const [udo] = await server.party("Udo");
+    const [ana, ben] = await server.chat("Ana", "Ben");
+    const [eva] = await server.chat("Eva");
+    const [udo] = await server.chat("Udo");
     await udo.end();
-    const ask = (chatId: string, headers: Record<string, string>): Promise<Reply> =>
+    const request = (chatId: string, headers: Record<string, string>): Promise<Reply> =>
       server.send(method, `/${chatId}${path}`, { headers, body });
 
-    assertError(await ask(ana.chatId, {}), "missing_token");
-    assertError(await ask(ana.chatId, bearer("nonsense")), "invalid_token");
-    assertError(await ask(NO_CHAT, bearer("nonsense")), "invalid_token");
-    assertError(await ask(ana.chatId, bearer(eva.token)), "wrong_chat");
-    assertError(await ask(NO_CHAT, bearer(eva.token)), "wrong_chat");
-    assertError(await ask(ana.chatId, bearer(udo.token)), "wrong_chat");
-    assertError(await ask(udo.chatId, bearer(udo.token)), "chat_not_found");
+    assertError(await request(ana.chatId, {}), "missing_token");
+    assertError(await request(ana.chatId, bearer("nonsense")), "invalid_token");
+    assertError(await request(NO_CHAT, bearer("nonsense")), "invalid_token");
+    assertError(await request(ana.chatId, bearer(eva.token)), "wrong_chat");
+    assertError(await request(NO_CHAT, bearer(eva.token)), "wrong_chat");
+    assertError(await request(ana.chatId, bearer(udo.token)), "wrong_chat");
+    assertError(await request(udo.chatId, bearer(udo.token)), "chat_not_found");
     await ben.leave();
-    assertError(await ask(ana.chatId, bearer(ben.token)), "revoked_token");
+    assertError(await request(ana.chatId, bearer(ben.token)), "revoked_token");
     await ana.leave();
-    assertError(await ask(ana.chatId, bearer(ben.token)), "chat_not_found");
+    assertError(await request(ana.chatId, bearer(ben.token)), "chat_not_found");
     server.clock.advance(6 * HOUR);
     for (const { token } of [ana, ben, eva, udo]) {
-      assertError(await ask(ana.chatId, bearer(token)), "expired_token");
+      assertError(await request(ana.chatId, bearer(token)), "expired_token");
     }
   });
 }
 
-test("a good token is refused for its query or its body only", async (t) => {
+test("with a valid token, only the query or the body is refused", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   assertError(await ana.poll("?since=x"), "invalid_cursor");
   assertError(await ana.poll("?wait=x"), "invalid_wait");
   assertError(await ana.send("POST", "", { body: "{" }), "invalid_json");
@@ -58,15 +62,16 @@ test("a token is checked before the size of the body", async (t) => {
   assertError(await server.send("POST", `/${NO_CHAT}`, { body, token: "nonsense" }), "invalid_token");
 });
 
-test("without a valid token, a chat that exists and one that does not answer alike", async (t) => {
+test("without a valid token, the answers for existing, ended and unknown chats are identical", async (t) => {
   const server = await startServer(t, { rateLimit: false });
-  const [ana, ben] = await server.party("Ana", "Ben");
-  const [eva] = await server.party("Eva");
-  const [old] = await server.party("Old");
+  const [ana, ben] = await server.chat("Ana", "Ben");
+  const [eva] = await server.chat("Eva");
+  const [old] = await server.chat("Old");
   const ended = old.chatId;
   await old.end();
   const revoked = await eva.inviteToken();
-  const paths = ["", "?since=0", "/invite", "/join", "/leave", "/members/1", "/members/77", "/nothing", "/invite/1"];
+  const known = new Set(CHAT_ROUTES.map(({ path }) => path));
+  const paths = [...known, "?since=0", "/members/1", "/members/77", "/nothing", "/invite/1"];
   const credentials: Record<string, string>[] = [
     {},
     { Authorization: "" },
@@ -84,7 +89,7 @@ test("without a valid token, a chat that exists and one that does not answer ali
         credentials.map(async (headers) =>
           Promise.all(
             [ana.chatId, NO_CHAT, ended].map(async (chatId) =>
-              plain(await server.send(method, `/${chatId}${path}`, { headers }), chatId),
+              visibleParts(await server.send(method, `/${chatId}${path}`, { headers }), chatId),
             ),
           ),
         ),
@@ -99,24 +104,24 @@ test("without a valid token, a chat that exists and one that does not answer ali
   assert.equal((await ben.read()).members.length, 2);
 });
 
-testInside("an expired token learns nothing of its chat", async (t) => {
+testInProcess("an expired token reveals nothing about its chat", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
-  const [eva] = await server.party("Eva");
+  const [ana] = await server.chat("Ana");
+  const [eva] = await server.chat("Eva");
   server.clock.advance(HOUR);
   await server.join(ana.chatId, { invite_token: await ana.inviteToken() });
   server.clock.advance(5 * HOUR + MINUTE);
   server.app.sweep();
   assert.equal(await server.countChats(), 1);
-  assert.deepEqual(plain(await ana.poll(), ana.chatId), plain(await eva.poll(), eva.chatId));
+  assert.deepEqual(visibleParts(await ana.poll(), ana.chatId), visibleParts(await eva.poll(), eva.chatId));
 });
 
 function bearer(token: string): Record<string, string> {
   return { Authorization: `Bearer ${token}` };
 }
 
-/** What there is to see in an answer: its status, text and headers but for the time. */
-function plain(reply: Reply, chatId: string): unknown {
+/** The status, text and headers of an answer, without its date and chat id. */
+function visibleParts(reply: Reply, chatId: string): unknown {
   const { date: _, ...headers } = reply.headers;
   return { status: reply.status, text: reply.text.replaceAll(chatId, "ID"), headers };
 }

@@ -1,4 +1,4 @@
-// The version stands in one place, and the changelog becomes the notes of a release.
+// The version is in one place, and the notes of a release come from the changelog.
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -13,7 +13,7 @@ const read = (name: string): string => readFileSync(`${ROOT}${name}`, "utf8").re
 const CHANGELOG = read("CHANGELOG.md");
 const VERSION = String(Reflect.get(Object(JSON.parse(read("package.json"))), "version"));
 
-test("no document but the changelog repeats the version, nor names a release's file by an older one", () => {
+test("only the changelog contains the version, and no document names the file of an older release", () => {
   const tracked = execFileSync("git", ["ls-files", "-z", "*.md", "deploy", "docs", "examples"], { cwd: ROOT });
   const names = tracked
     .toString()
@@ -22,7 +22,7 @@ test("no document but the changelog repeats the version, nor names a release's f
   assert.ok(names.includes("README.md") && names.includes("docs/hosting.md"), names.join());
   for (const name of names.filter((each) => each !== "CHANGELOG.md")) {
     const text = read(name);
-    assert.ok(!text.includes(VERSION), `${name} repeats ${VERSION}`);
+    assert.ok(!text.includes(VERSION), `${name} contains ${VERSION}`);
     assert.doesNotMatch(text, /watch-party[-:@ ]v?\d+\.\d+/, name);
   }
 });
@@ -34,7 +34,7 @@ test("the lockfile has the version of package.json", () => {
   assert.deepEqual([lock.version, lock.packages?.[""]?.version], [VERSION, VERSION]);
 });
 
-test("the changelog has Unreleased first, then dated versions, the newest first, under the usual headings", () => {
+test("the changelog has Unreleased, then dated versions from new to old, with the usual headings", () => {
   const headings = Array.from(CHANGELOG.matchAll(/^## (.*)$/gm), ([, heading = ""]) => heading);
   assert.equal(headings[0], "[Unreleased]");
   const dates = headings.slice(1).map((heading) => /^\[\d+\.\d+\.\d+\] - (\d{4}-\d{2}-\d{2})$/.exec(heading)?.[1]);
@@ -48,12 +48,12 @@ test("the changelog has Unreleased first, then dated versions, the newest first,
 const EXAMPLE =
   "# Changelog\n\n## [Unreleased]\n\n## [1.1.0] - 2027-02-03\n\n### Added\n\n- A hat.\n\n## [1.0.0]\n\n- Old.\n";
 
-test("a release's notes are its own section of the changelog, without the heading", () => {
+test("the notes of a release are its section of the changelog without the heading", () => {
   assert.equal(releaseNotes(EXAMPLE, "1.1.0"), "### Added\n\n- A hat.\n");
   assert.match(releaseNotes(CHANGELOG, "0.1.0"), /^### Added\n\n- [^]*\.\n$/);
 });
 
-test("there are no notes for a version that the changelog does not have, has no date for, or nothing to say about", () => {
+test("a version that is missing from the changelog, undated or empty has no notes", () => {
   assert.throws(() => releaseNotes(EXAMPLE, "1.2.0"), /no section \[1\.2\.0\]/);
   assert.throws(() => releaseNotes(EXAMPLE, "1.0.0"), /must have a date/);
   assert.throws(() => releaseNotes("## [2.0.0] - 2027-01-01\n\n## [1.0.0]", "2.0.0"), /nothing under \[2\.0\.0\]/);

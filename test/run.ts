@@ -1,6 +1,6 @@
-// Runs the tests of this folder: `node test/run.ts`, or only the files named behind it; or with `--executable [FILE]`
-// those of the API and the command line against an executable, by default the one that `npm run package` has made for
-// this machine.
+// Runs the tests of this folder: all of them (`node test/run.ts`), or the files given as arguments. With
+// `--executable [FILE]` it runs the tests of the API and the command line against an executable, by default the one that
+// `npm run package` makes for this machine.
 
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
@@ -10,23 +10,22 @@ import { fileURLToPath } from "node:url";
 import { explainBrowser } from "./browser.ts";
 import { executablePath } from "./helpers.ts";
 
-/** What an executable does not take part in. Elsewhere single tests are marked with `testInside`. */
-const INSIDE = [
-  "api", // docs/api.md
+/** Files that a run against an executable leaves out. In other files, `testInProcess` marks single tests. */
+const IN_PROCESS = [
   "client", // the page's functions
-  "connection", // the page in a browser, which is the same page
+  "connection", // the page in a browser, which is the same for both
   "page",
-  "rates", // what is at once is so by a clock that stands still
-  "release", // documents
+  "rates", // bursts need a clock that stands still
+  "release", // the version and the changelog
   "states",
   "docs",
   "develop", // the build and what runs it
-  "executable", // is about the executable anyway
-  "examples", // what they did is looked at inside
-  "expiry", // hours pass
-  "openapi", // the document, and what holds answers to it
+  "executable", // always tests the executable
+  "examples", // reads the store
+  "expiry", // moves the clock by hours
+  "openapi", // the document and the check of answers
   "text", // the server's functions
-  "work", // counts what a request does
+  "work", // counts calls of functions
   "workflows", // .github/
 ];
 
@@ -34,7 +33,7 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 const parameters = process.argv.slice(2);
 const isExecutable = parameters[0] === "--executable";
 const all = globSync("test/*.test.ts", { cwd: root }).map((name) => basename(name, ".test.ts"));
-for (const name of INSIDE) assert.ok(all.includes(name), `There is no test/${name}.test.ts.`);
+for (const name of IN_PROCESS) assert.ok(all.includes(name), `There is no test/${name}.test.ts.`);
 
 const options = ["--test", "--test-concurrency=2"];
 const env = { ...process.env };
@@ -44,13 +43,13 @@ if (isExecutable) {
   env["WATCH_PARTY_EXECUTABLE"] = resolve(file);
 } else if (parameters.length === 0) {
   options.push("--experimental-test-coverage", "--test-coverage-include=server.ts");
-  // Tests of signals and terminals need Linux, so elsewhere what they cover is missing.
+  // The tests of signals and terminals need Linux, so other systems cannot reach this coverage.
   if (process.platform === "linux") options.push("--test-coverage-lines=100", "--test-coverage-branches=95");
 }
 
 const files = isExecutable || parameters.length === 0 ? namesOf(isExecutable) : parameters;
 for (const file of files) if (!existsSync(resolve(root, file))) fail(`There is no ${file}.`);
-// Asked once here, as each of the page's tests would fail for the same reason.
+// Checked once here, because each test of the page would fail for the same reason.
 const usesBrowser = files.some((file) => readFileSync(resolve(root, file), "utf8").includes("/browser.ts"));
 const problem = usesBrowser ? await explainBrowser() : undefined;
 if (problem !== undefined) fail(problem);
@@ -58,7 +57,7 @@ process.exitCode =
   spawnSync(process.execPath, [...options, ...files], { cwd: root, env, stdio: "inherit" }).status ?? 1;
 
 function namesOf(onlyExecutable: boolean): string[] {
-  const names = onlyExecutable ? all.filter((name) => !INSIDE.includes(name)) : all;
+  const names = onlyExecutable ? all.filter((name) => !IN_PROCESS.includes(name)) : all;
   return names.toSorted().map((name) => `test/${name}.test.ts`);
 }
 

@@ -1,4 +1,4 @@
-// The program as a process: what it prints at the start, and what flags and environment set.
+// The program as a process: its start-up text, and the effect of flags and environment variables.
 
 import assert from "node:assert/strict";
 import { X509Certificate } from "node:crypto";
@@ -16,13 +16,13 @@ import {
   send,
   sessionOf,
   stringOf,
-  takenPort,
+  occupyPort,
   temporaryFolder,
-  testInside,
+  testInProcess,
   until,
 } from "./helpers.ts";
 
-/** Imported by a program, this hides the network from it: no interfaces, and no route anywhere. */
+/** A module that hides the network from the program that imports it: no interfaces and no routes. */
 const NO_NETWORK = `data:text/javascript,${encodeURIComponent(`
   import dgram from "node:dgram";
   import os from "node:os";
@@ -34,17 +34,17 @@ const NO_NETWORK = `data:text/javascript,${encodeURIComponent(`
   syncBuiltinESMExports();
 `)}`;
 
-describe("a start", { concurrency: 4 }, () => {
-  test("without an explicit port, a taken 8080 moves to the next free one and says so", async (t) => {
-    // Where somebody else has 8080 already, that is just as well.
-    await takenPort(t, 8080).catch(() => 8080);
+describe("starting the program", { concurrency: 4 }, () => {
+  test("without --port, the program uses the next free port if 8080 is in use, and prints that", async (t) => {
+    // Another program may be using 8080 already, which works too.
+    await occupyPort(t, 8080).catch(() => 8080);
     const program = await Program.start(t, ["--host", "127.0.0.1"], { PORT: "", WATCH_PARTY_PORT: "" });
     assert.ok(program.port > 8080 && program.port < 8280, String(program.port));
     assert.match(program.stdout, /8080/);
     assert.equal((await program.send("GET", "/healthz")).status, 200);
   });
 
-  test("every address that is printed can be opened, and the machine's interfaces are named", async (t) => {
+  test("every printed address can be opened and is labelled with its interface", async (t) => {
     const program = await Program.start(t);
     const addresses = [...program.stdout.matchAll(/^\s+(https?:\/\/\S+)\s+(\S.*)$/gm)];
     assert.ok(addresses.length > 0, program.stdout);
@@ -54,11 +54,11 @@ describe("a start", { concurrency: 4 }, () => {
       const [name] = Object.entries(networkInterfaces()).find(([, list]) =>
         list?.some((each) => each.address === hostname),
       ) ?? [""];
-      assert.ok(label.includes(name), `${address} is at ${name}, and not ${label}`);
+      assert.ok(label.includes(name), `${address} belongs to ${name}, not ${label}`);
     }
   });
 
-  test("where stdout is no terminal, plain lines are printed, with one curl line among them", async (t) => {
+  test("without a terminal, the program prints plain lines with one curl command", async (t) => {
     const program = await Program.start(t);
     assert.equal(stripVTControlCharacters(program.stdout), program.stdout);
     assert.doesNotMatch(program.stdout, /[\u2580-\u259F]/);
@@ -69,20 +69,20 @@ describe("a start", { concurrency: 4 }, () => {
     assert.equal(stringOf(record(await reply.json()), "username"), "Guest 1");
   });
 
-  testInside("on a machine without a network it starts all the same", async (t) => {
+  testInProcess("the program starts on a machine without a network", async (t) => {
     const program = await Program.start(t, ["--port", "0"], { NODE_OPTIONS: `--import=${NO_NETWORK}` });
     const addresses = program.stdout.match(/https?:\/\/\S+(?= )/g);
     assert.deepEqual(addresses, [`http://localhost:${program.port}`]);
   });
 
-  test("without --host it listens on IPv4 and IPv6", async (t) => {
+  test("without --host, the program listens on IPv4 and IPv6", async (t) => {
     const program = await Program.start(t);
     assert.equal((await fetch(`http://127.0.0.1:${program.port}/healthz`)).status, 200);
     const hasIpv6 = Object.values(networkInterfaces()).some((list) => list?.some((each) => each.address === "::1"));
     if (hasIpv6) assert.equal((await fetch(`http://[::1]:${program.port}/healthz`)).status, 200);
   });
 
-  test("--url comes first in what is printed, and in links", async (t) => {
+  test("--url is the first printed address and the start of links", async (t) => {
     const program = await Program.start(t, ["--port", "0", "--url", "https://chat.example"]);
     assert.match(program.stdout, /^[^]*?https?:\/\/chat\.example\s/);
     assert.equal(/https?:\/\/\S+/.exec(program.stdout)?.[0], "https://chat.example");
@@ -91,7 +91,7 @@ describe("a start", { concurrency: 4 }, () => {
     assert.match(stringOf(record(await reply.json()), "url"), /^https:\/\/chat\.example\//);
   });
 
-  test("after the start nothing is written, whatever happens", async (t) => {
+  test("after the start the program prints nothing more", async (t) => {
     const program = await Program.start(t);
     const { stdout } = program;
     for (const path of ["/", "/nothing", "/healthz", "/create"]) await program.send("GET", path);
@@ -100,13 +100,13 @@ describe("a start", { concurrency: 4 }, () => {
     assert.deepEqual([ended.code, ended.stdout, ended.stderr], [0, stdout, ""]);
   });
 
-  test("--verbose writes one line a request, and no token in it", async (t) => {
+  test("--verbose prints one line per request, without tokens", async (t) => {
     const program = await Program.start(t, [...LOCAL, "--verbose"]);
     const { stdout } = program;
     const session = sessionOf(await program.send("POST", "/create"));
     await program.send("GET", `/${session.chat_id}?since=0`, { token: session.session_token });
     await program.send("HEAD", "/nothing?secret=1");
-    await until(() => program.stdout.slice(stdout.length).split("\n").length > 3, "three lines");
+    await until(() => program.stdout.slice(stdout.length).split("\n").length > 3, "three log lines");
     const ended = await program.stop();
     const lines = ended.stdout.slice(stdout.length).trimEnd().split("\n");
     assert.equal(lines.length, 3);
@@ -116,7 +116,7 @@ describe("a start", { concurrency: 4 }, () => {
     assert.ok(!ended.stdout.includes(session.session_token));
   });
 
-  test("the environment sets what the flags set", async (t) => {
+  test("environment variables work like flags", async (t) => {
     const program = await Program.start(t, [], {
       WATCH_PARTY_PORT: "0",
       PORT: "1",
@@ -137,7 +137,7 @@ describe("a start", { concurrency: 4 }, () => {
     await until(() => / POST \/create 503 /.test(program.stdout), "the log");
   });
 
-  test("a flag beats the environment, and an empty variable is not set", async (t) => {
+  test("a flag overrides its variable, and an empty variable counts as not set", async (t) => {
     const program = await Program.start(t, [...LOCAL, "--node", "flag", "--max-chats", "2"], {
       WATCH_PARTY_PORT: "1",
       WATCH_PARTY_NODE: "env",
@@ -154,7 +154,7 @@ describe("a start", { concurrency: 4 }, () => {
     assertError(await program.send("POST", "/create"), "server_full");
   });
 
-  test("--trust-proxy as a flag believes the proxy", async (t) => {
+  test("--trust-proxy uses the proxy's headers", async (t) => {
     const program = await Program.start(t, [...LOCAL, "--trust-proxy", "--no-rate-limit"]);
     const headers = { "X-Forwarded-Host": "chat.example", "X-Forwarded-Proto": "https" };
     for (let count = 0; count < 65; count += 1) {
@@ -162,7 +162,7 @@ describe("a start", { concurrency: 4 }, () => {
     }
   });
 
-  test("with a certificate it speaks https, and its links do too", async (t) => {
+  test("with a certificate, the program and its links use https", async (t) => {
     const folder = temporaryFolder(t);
     const { cert, key } = selfSigned();
     assert.equal(new X509Certificate(cert).subject, "CN=localhost");

@@ -1,12 +1,12 @@
-// How the program ends, and what does not end it.
+// How the program stops, and what does not stop it.
 
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { freePort, LOCAL, Program, send, sessionOf, until, Wire } from "./helpers.ts";
 
-describe("an end", { concurrency: 4 }, () => {
+describe("stopping the program", { concurrency: 4 }, () => {
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
-    test(`${signal} ends held polls, idle and stalled connections, and then the program with 0`, async (t) => {
+    test(`${signal} ends held polls, idle and stalled connections, and then the program with exit code 0`, async (t) => {
       if (process.platform === "win32") return t.skip("Windows has no signals to send");
       const program = await Program.start(t, LOCAL);
       const session = sessionOf(await program.send("POST", "/create"));
@@ -38,10 +38,11 @@ describe("an end", { concurrency: 4 }, () => {
       poll(2);
       await held.waitFor(/"stopping"/);
       const ended = await program.ended;
-      // The contract's two seconds, and as many again for a busy machine.
+      // The promised two seconds, doubled for a busy machine.
       assert.ok(performance.now() - begun < 4000);
       assert.deepEqual([ended.code, ended.signal, ended.stderr], [0, null, ""]);
-      for (const wire of [held, idle, stalled, late, fresh]) await until(() => wire.isClosed, "the connection's end");
+      for (const wire of [held, idle, stalled, late, fresh])
+        await until(() => wire.isClosed, "the connection to close");
       return undefined;
     });
   }
@@ -54,12 +55,12 @@ describe("an end", { concurrency: 4 }, () => {
     assert.ok(ended.code === 0 || ended.signal === "SIGINT", JSON.stringify(ended));
   });
 
-  test("a server without visitors ends at once", async (t) => {
+  test("a server without connections stops on SIGINT", async (t) => {
     const program = await Program.start(t, LOCAL);
     assert.equal((await program.stop("SIGINT")).code, 0);
   });
 
-  test("a reader of stdout that goes away does not end the server", async (t) => {
+  test("a closed reader of stdout does not stop the server", async (t) => {
     const program = await Program.start(t, [...LOCAL, "--verbose"]);
     program.child.stdout.destroy();
     for (let count = 0; count < 5; count += 1) sessionOf(await program.send("POST", "/create"));
@@ -72,7 +73,7 @@ describe("an end", { concurrency: 4 }, () => {
     ["closed", ">&-"],
     ["full", "> /dev/full"],
   ] as const) {
-    test(`a stdout that is ${what} from the start does not end the server`, async (t) => {
+    test(`a stdout that is ${what} from the start does not stop the server`, async (t) => {
       if (process.platform !== "linux") return t.skip("/dev/full is Linux's");
       const port = await freePort();
       const flags = ["--host", "127.0.0.1", "--port", String(port), "--verbose"];
@@ -87,7 +88,7 @@ describe("an end", { concurrency: 4 }, () => {
   }
 });
 
-/** Waits for a server whose print-out nobody can read. */
+/** Waits for a server whose output cannot be read. */
 async function untilAnswering(port: number): Promise<void> {
   let isAnswering = false;
   while (!isAnswering) {

@@ -1,44 +1,41 @@
-// The stream: one line of JSON a message, for as long as the session lasts.
+// The stream: one line of JSON per message, until the session ends.
 
 import assert from "node:assert/strict";
 import { type ClientRequest, type IncomingMessage, request } from "node:http";
 import type { Socket } from "node:net";
 import { createInterface } from "node:readline";
 import { test, type TestContext } from "node:test";
+import type { ErrorCode, MessageView } from "../server.ts";
 import {
   assertError,
   at,
   HOUR,
-  listOf,
   LOCAL,
   type Member,
-  numberOf,
   pollOf,
   Program,
-  record,
   SECOND,
   sessionOf,
   startServer,
-  STATUS,
-  stringOf,
-  testInside,
+  type StreamLine,
+  testInProcess,
+  readAs,
   until,
   Wire,
 } from "./helpers.ts";
-import { findLineFault } from "./openapi.ts";
 
 const NDJSON = { Accept: "application/x-ndjson" };
 
-/** A reader of a stream. */
+/** Reads a stream line by line. */
 class Stream {
-  readonly answer: IncomingMessage;
+  readonly response: IncomingMessage;
   readonly outgoing: ClientRequest;
   readonly #lines: AsyncIterator<string>;
 
-  constructor(outgoing: ClientRequest, answer: IncomingMessage) {
+  constructor(outgoing: ClientRequest, response: IncomingMessage) {
     this.outgoing = outgoing;
-    this.answer = answer;
-    this.#lines = createInterface({ input: answer })[Symbol.asyncIterator]();
+    this.response = response;
+    this.#lines = createInterface({ input: response })[Symbol.asyncIterator]();
   }
 
   static async open(t: TestContext, port: number, path: string, token: string): Promise<Stream> {
@@ -47,41 +44,48 @@ class Stream {
     outgoing.on("error", () => {});
     t.after(() => outgoing.destroy());
     outgoing.end();
-    const answer = await new Promise<IncomingMessage>((resolve) => outgoing.once("response", resolve));
-    return new Stream(outgoing, answer);
+    const response = await new Promise<IncomingMessage>((resolve) => outgoing.once("response", resolve));
+    return new Stream(outgoing, response);
   }
 
-  /** The next line as it came; undefined where the stream has ended. */
+  /** The next line unparsed, or undefined at the end of the stream. */
   async line(): Promise<string | undefined> {
     const { value, done } = await this.#lines.next();
     return done === true ? undefined : value;
   }
 
-  async next(): Promise<Record<string, unknown>> {
+  async next(): Promise<StreamLine> {
     const line = await this.line();
     assert.ok(line !== undefined, "the stream has ended");
-    assert.equal(findLineFault(line), undefined, line);
-    return record(JSON.parse(line));
+    return readAs("StreamLine", JSON.parse(line));
   }
 
-  /** The next line, of which it is said who is in the chat. */
+  /** The next line, which must list the members. */
   async members(): Promise<{ names: string[]; cursor: number }> {
     const line = await this.next();
+    assert.ok("members" in line, JSON.stringify(line));
     assert.deepEqual(Object.keys(line), ["members", "cursor"]);
-    const names = listOf(line, "members").map((each) => stringOf(record(each), "username"));
-    return { names, cursor: numberOf(line, "cursor") };
+    return { names: line.members.map(({ username }) => username), cursor: line.cursor };
+  }
+
+  /** The next line, which must be a message. */
+  async message(): Promise<MessageView> {
+    const line = await this.next();
+    assert.ok("text" in line, JSON.stringify(line));
+    return line;
   }
 
   async text(): Promise<string> {
-    return stringOf(await this.next(), "text");
+    return (await this.message()).text;
   }
 
-  /** The last line: one of the contract's errors, and nothing behind it. */
-  async end(): Promise<string> {
+  /** The next line, which must be an error and the last line. */
+  async end(): Promise<ErrorCode> {
     const last = await this.next();
+    assert.ok("error" in last, JSON.stringify(last));
     assert.deepEqual(Object.keys(last), ["error", "message"]);
     assert.equal(await this.line(), undefined);
-    return stringOf(last, "error");
+    return last.error;
   }
 }
 
@@ -89,90 +93,92 @@ function openStream(t: TestContext, member: Member, query = ""): Promise<Stream>
   return Stream.open(t, member.server.port, `/${member.chatId}${query}`, member.token);
 }
 
-test("a stream begins with the members, and says each message in the shape of a poll's, as it comes", async (t) => {
+test("a stream starts with the members and then sends each message, shaped as in a poll", async (t) => {
   const server = await startServer(t);
-  const [ana, ben] = await server.party("Ana", "Ben");
+  const [ana, ben] = await server.chat("Ana", "Ben");
   const before = await ana.say("before");
   const stream = await openStream(t, ben);
-  assert.equal(stream.answer.statusCode, 200);
-  assert.equal(stream.answer.headers["content-type"], "application/x-ndjson");
-  assert.equal(stream.answer.headers["cache-control"], "no-store");
-  assert.equal(stream.answer.headers["access-control-allow-origin"], "*");
-  assert.match(stream.answer.headers.vary ?? "", /Accept, Authorization/);
+  assert.equal(stream.response.statusCode, 200);
+  assert.equal(stream.response.headers["content-type"], "application/x-ndjson");
+  assert.equal(stream.response.headers["cache-control"], "no-store");
+  assert.equal(stream.response.headers["access-control-allow-origin"], "*");
+  assert.match(stream.response.headers.vary ?? "", /Accept, Authorization/);
   assert.deepEqual((await stream.members()).names, ["Ana", "Ben"]);
   assert.deepEqual(await stream.next(), before);
   const after = await ben.say("after");
   assert.deepEqual(await stream.next(), after);
 });
 
-test("its members are those of a poll, with who is online and who oneself is", async (t) => {
+test("a stream's members are those of a poll, including `online` and `you`", async (t) => {
   const server = await startServer(t);
-  const [, ben] = await server.party("Ana", "Ben");
+  const [, ben] = await server.chat("Ana", "Ben");
   const stream = await openStream(t, ben);
-  assert.deepEqual((await stream.next())["members"], (await ben.read()).members);
+  const line = await stream.next();
+  assert.ok("members" in line);
+  assert.deepEqual(line.members, (await ben.read()).members);
 });
 
-test("it starts behind `since`, with `latest` at what comes next", async (t) => {
+test("a stream starts after `since`, and with `latest` at the next message", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const first = await ana.say("one");
   await ana.say("two");
-  const behind = await openStream(t, ana, `?since=${first.id}`);
-  assert.deepEqual(await behind.members(), { names: ["Ana"], cursor: first.id });
-  assert.equal(await behind.text(), "two");
+  const resumed = await openStream(t, ana, `?since=${first.id}`);
+  assert.deepEqual(await resumed.members(), { names: ["Ana"], cursor: first.id });
+  assert.equal(await resumed.text(), "two");
   const latest = await openStream(t, ana, "?since=latest");
   assert.equal((await latest.members()).cursor, first.id + 1);
   await ana.say("three");
   assert.equal(await latest.text(), "three");
 });
 
-test("whoever goes on from a line's cursor or from a message's id misses nothing and gets nothing twice", async (t) => {
+test("a stream resumed from a cursor or a message id misses and repeats no message", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   for (let count = 0; count < 5; count += 1) await ana.say(`message ${count}`);
   const { cursor } = await (await openStream(t, ana, "?since=3")).members();
   const again = await openStream(t, ana, `?since=${cursor}`);
   await again.members();
-  const second = await again.next();
-  assert.equal(stringOf(second, "text"), "message 2");
-  const last = await openStream(t, ana, `?since=${numberOf(second, "id")}`);
+  const second = await again.message();
+  assert.equal(second.text, "message 2");
+  const last = await openStream(t, ana, `?since=${second.id}`);
   await last.members();
   assert.deepEqual([await last.text(), await last.text()], ["message 3", "message 4"]);
 });
 
-testInside("`wait` and `browser` play no part", async (t) => {
+testInProcess("`wait` and `browser` are ignored for streams", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   for (let count = 0; count < 5; count += 1) {
     const stream = await openStream(t, ana, "?wait=0&browser=one&visible=1");
     await stream.members();
   }
-  await until(async () => (await server.countHeld()) === 5, "five streams to be held");
-  server.pass(60 * SECOND);
-  assert.equal(await server.countHeld(), 5);
-  const odd = await openStream(t, ana, "?wait=nonsense");
-  assert.equal(odd.answer.statusCode, 200);
+  await until(async () => (await server.countWaiters()) === 5, "five open streams");
+  server.advanceAndSweep(60 * SECOND);
+  assert.equal(await server.countWaiters(), 5);
+  const invalid = await openStream(t, ana, "?wait=nonsense");
+  assert.equal(invalid.response.statusCode, 200);
 });
 
 test("a refused stream is an ordinary error", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   assertError(await server.send("GET", `/${ana.chatId}`, { headers: NDJSON }), "missing_token");
   assertError(await ana.send("GET", "?since=99", { headers: NDJSON }), "invalid_cursor");
 });
 
-test("HEAD has its headers and holds nothing", async (t) => {
+test("HEAD returns the headers of a stream and opens none", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const reply = await ana.send("HEAD", "", { headers: NDJSON });
   assert.equal(reply.status, 200);
   assert.equal(reply.headers["content-type"], "application/x-ndjson");
-  assert.equal(await server.countHeld(), 0);
+  assert.equal(await server.countWaiters(), 0);
 });
 
-test("whenever somebody comes or goes the members are told anew", async (t) => {
+test("a stream sends the members again after every join and leave", async (t) => {
   const server = await startServer(t);
-  const [ana, ben] = await server.party("Ana", "Ben");
+  const [ana, ben] = await server.chat("Ana", "Ben");
   const stream = await openStream(t, ana);
   await stream.members();
   const invite_token = await ana.inviteToken();
@@ -183,9 +189,9 @@ test("whenever somebody comes or goes the members are told anew", async (t) => {
   assert.deepEqual(await stream.members(), { names: ["Ana", "Cy"], cursor: cursor + 1 });
 });
 
-test("where messages are gone it says so, once, before those that are kept", async (t) => {
+test("a stream reports dropped messages once, before the kept ones", async (t) => {
   const server = await startServer(t, { rateLimit: false });
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   for (let count = 0; count < 33; count += 1) await ana.say(String(count));
   const stream = await openStream(t, ana);
   await stream.members();
@@ -195,62 +201,61 @@ test("where messages are gone it says so, once, before those that are kept", asy
   assert.equal(await stream.text(), "more");
 });
 
-testInside("every 25 seconds of silence there is an empty line", async (t) => {
+testInProcess("an idle stream sends an empty line every 25 seconds", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const stream = await openStream(t, ana);
   await stream.members();
   for (let count = 0; count < 3; count += 1) {
-    server.pass(25 * SECOND);
+    server.advanceAndSweep(25 * SECOND);
     assert.equal(await stream.line(), "");
   }
-  server.pass(24 * SECOND);
+  server.advanceAndSweep(24 * SECOND);
   await ana.say("talk");
   assert.equal(await stream.text(), "talk");
-  server.pass(24 * SECOND);
+  server.advanceAndSweep(24 * SECOND);
   await ana.say("and on");
   assert.equal(await stream.text(), "and on");
 });
 
-testInside("its reader is online, and not for a minute longer than it reads", async (t) => {
+testInProcess("the reader of a stream is online until a minute after it disconnects", async (t) => {
   const server = await startServer(t);
-  const [ana, ben] = await server.party("Ana", "Ben");
+  const [ana, ben] = await server.chat("Ana", "Ben");
   const stream = await openStream(t, ben);
   await stream.members();
-  for (let count = 0; count < 10; count += 1) server.pass(25 * SECOND);
+  for (let count = 0; count < 10; count += 1) server.advanceAndSweep(25 * SECOND);
   assert.equal(at((await ana.read()).members, 1).online, true);
   stream.outgoing.destroy();
-  await until(async () => (await server.countHeld()) === 0, "the stream to be forgotten");
-  server.pass(60 * SECOND);
+  await until(async () => (await server.countWaiters()) === 0, "the stream to be removed");
+  server.advanceAndSweep(60 * SECOND);
   assert.equal(at((await ana.read()).members, 1).online, false);
 });
 
 for (const [error, end] of [
   ["revoked_token", (ana, ben) => ana.remove(ben.id)],
   ["chat_not_found", (ana) => ana.send("DELETE")],
-] as const satisfies [string, (ana: Member, ben: Member) => Promise<unknown>][]) {
-  test(`it ends with ${error}`, async (t) => {
+] as const satisfies [ErrorCode, (ana: Member, ben: Member) => Promise<unknown>][]) {
+  test(`a stream ends with ${error}`, async (t) => {
     const server = await startServer(t);
-    const [ana, ben] = await server.party("Ana", "Ben");
+    const [ana, ben] = await server.chat("Ana", "Ben");
     const stream = await openStream(t, ben);
     await stream.members();
     await end(ana, ben);
     assert.equal(await stream.end(), error);
-    assert.ok(error in STATUS);
-    assert.equal(await server.countHeld(), 0);
+    assert.equal(await server.countWaiters(), 0);
   });
 }
 
-testInside("it ends with expired_token when its session does", async (t) => {
+testInProcess("a stream ends with expired_token when its session expires", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const stream = await openStream(t, ana);
   await stream.members();
-  server.pass(6 * HOUR);
+  server.advanceAndSweep(6 * HOUR);
   assert.equal(await stream.end(), "expired_token");
 });
 
-test("it ends with stopping, after what was still said", async (t) => {
+test("a stream ends with stopping, after the last messages", async (t) => {
   if (process.platform === "win32") return t.skip("Windows has no signals to send");
   const program = await Program.start(t, LOCAL);
   const session = sessionOf(await program.send("POST", "/create"));
@@ -270,71 +275,75 @@ test("it ends with stopping, after what was still said", async (t) => {
   return undefined;
 });
 
-test("a second stream on a connection that holds one waits for its turn", async (t) => {
+test("a second stream pipelined on the same connection waits for the first to end", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   await ana.say("hello");
   const wire = await Wire.open(t, server.port);
   const head = `GET /${ana.chatId} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${ana.token}\r\n`;
   wire.write(`${head}Accept: application/x-ndjson\r\n\r\n${head}Accept: application/x-ndjson\r\n\r\n`);
   await wire.waitFor(/hello/);
-  assert.equal(await server.countHeld(), 1);
+  assert.equal(await server.countWaiters(), 1);
   await ana.send("DELETE");
   await wire.waitFor(/chat_not_found[^]*HTTP\/1\.1 404 [^]*chat_not_found/);
 });
 
-testInside("a reader that does not keep up is not buffered beyond what is kept, and told what it missed", async (t) => {
-  const server = await startServer(t);
-  const sockets: Socket[] = [];
-  server.app.server.on("connection", (socket: Socket) => sockets.push(socket));
-  const [ana] = await server.party("Ana");
-  sockets.length = 0;
-  const stream = await openStream(t, ana);
-  stream.answer.pause();
-  stream.answer.socket.pause();
-  const creator = server.app.chats.get(ana.chatId)?.creator;
-  assert.ok(creator);
-  const buffered: number[] = [];
-  for (let count = 0; count < 4_000; count += 1) {
-    server.app.chats.post(creator, `${count} ${"x".repeat(8_000)}`, undefined);
-    if (count % 20 === 0) await new Promise((resolve) => setImmediate(resolve));
-    buffered.push(at(sockets, 0).writableLength);
-  }
-  assert.ok(Math.max(...buffered) < 30 * 8_400 + 65_536, `${Math.max(...buffered)} bytes were buffered`);
-  assert.ok(Math.max(...buffered) > 0, "the reader kept up");
-
-  stream.answer.socket.resume();
-  stream.answer.resume();
-  await stream.members();
-  let [last, gaps, missed] = [-1, 0, 0];
-  while (last < 3_999) {
-    const line = await stream.next();
-    if ("missed" in line) missed += 1;
-    else {
-      const count = Number(stringOf(line, "text").split(" ", 1)[0]);
-      assert.ok(count > last, `${count} came after ${last}`);
-      if (count > last + 1) gaps += 1;
-      last = count;
+testInProcess(
+  "the server buffers at most the kept messages for a slow reader, and reports the ones it missed",
+  async (t) => {
+    const server = await startServer(t);
+    const sockets: Socket[] = [];
+    server.app.server.on("connection", (socket: Socket) => sockets.push(socket));
+    const [ana] = await server.chat("Ana");
+    sockets.length = 0;
+    const stream = await openStream(t, ana);
+    stream.response.pause();
+    stream.response.socket.pause();
+    const creator = server.app.chats.get(ana.chatId)?.creator;
+    assert.ok(creator);
+    const buffered: number[] = [];
+    for (let count = 0; count < 4_000; count += 1) {
+      server.app.chats.post(creator, `${count} ${"x".repeat(8_000)}`, undefined);
+      if (count % 20 === 0) await new Promise((resolve) => setImmediate(resolve));
+      buffered.push(at(sockets, 0).writableLength);
     }
-  }
-  assert.ok(gaps > 0, "nothing was left out");
-  assert.equal(missed, gaps);
-});
+    assert.ok(Math.max(...buffered) < 30 * 8_400 + 65_536, `${Math.max(...buffered)} bytes were buffered`);
+    assert.ok(Math.max(...buffered) > 0, "the reader kept up");
 
-test("the streams of a chat that nobody reads any more leave nothing behind", async (t) => {
+    stream.response.socket.resume();
+    stream.response.resume();
+    await stream.members();
+    let [last, gaps, missed] = [-1, 0, 0];
+    while (last < 3_999) {
+      const line = await stream.next();
+      if ("missed" in line) missed += 1;
+      else {
+        assert.ok("text" in line, JSON.stringify(line));
+        const count = Number(line.text.split(" ", 1)[0]);
+        assert.ok(count > last, `${count} came after ${last}`);
+        if (count > last + 1) gaps += 1;
+        last = count;
+      }
+    }
+    assert.ok(gaps > 0, "no message was left out");
+    assert.equal(missed, gaps);
+  },
+);
+
+test("streams whose readers disconnect leave nothing behind", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const streams = await Promise.all(Array.from({ length: 20 }, () => openStream(t, ana)));
-  await until(async () => (await server.countHeld()) === 20, "all to be held");
+  await until(async () => (await server.countWaiters()) === 20, "all streams to be open");
   for (const { outgoing } of streams) outgoing.destroy();
-  await until(async () => (await server.countHeld()) === 0, "all to be forgotten");
-  await ana.say("nobody there");
+  await until(async () => (await server.countWaiters()) === 0, "all streams to be removed");
+  await ana.say("to no reader");
   assert.equal(pollOf(await ana.poll()).messages.length, 1);
 });
 
-test("the word for it in Accept may stand anywhere and in any case; a browser's and a script's get what they did", async (t) => {
+test("application/x-ndjson is recognised in any case and position in Accept, and */* is a poll", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const accepted = ana.send("HEAD", "", { headers: { Accept: "text/plain, Application/X-NDJSON;q=0.9" } });
   assert.equal((await accepted).headers["content-type"], "application/x-ndjson");
   pollOf(await ana.send("GET", "", { headers: { Accept: "*/*" } }));

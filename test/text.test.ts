@@ -1,4 +1,4 @@
-// What a message and a name may be, in the scripts that people write.
+// Valid messages and names, in many scripts.
 
 import assert from "node:assert/strict";
 import test from "node:test";
@@ -42,33 +42,33 @@ for (const [what, text] of [
 for (const [what, raw, clean] of [
   ["is composed", "e\u0301 \u1100\u1161 \u212B", "\u00E9 \uAC00 \u00C5"],
   ["keeps compatibility forms", "ﬁ ½ Ａ ㌔", "ﬁ ½ Ａ ㌔"],
-  ["has one kind of line end", "a\r\nb\rc\nd\r\r\ne", "a\nb\nc\nd\n\ne"],
+  ["has its line endings normalised", "a\r\nb\rc\nd\r\r\ne", "a\nb\nc\nd\n\ne"],
   ["loses control characters", "a\u0000b\u0007c\u001B[31md\u007Fe\u0085f\u009Fg", "abc[31mdefg"],
   ["keeps tab and newline", "a\tb\nc", "a\tb\nc"],
   ["loses vertical tab and form feed", "a\u000Bb\u000Cc", "abc"],
-  ["is trimmed outside", " \n\t\u00A0\u2003\u3000text\u2003\r\n ", "text"],
+  ["is trimmed", " \n\t\u00A0\u2003\u3000text\u2003\r\n ", "text"],
   ["is trimmed after control characters are gone", "\u0000 text \u0000", "text"],
   ["has its lone high surrogates replaced", "a\uD83Db", "a\uFFFDb"],
   ["has its lone low surrogates replaced", "\uDE00x", "\uFFFDx"],
   ["has surrogates in the wrong order replaced", "\uDE00\uD83D", "\uFFFD\uFFFD"],
-  ["keeps surrogates that are a pair", "\uD83D\uDE00", "😀"],
+  ["keeps surrogate pairs", "\uD83D\uDE00", "😀"],
 ] as const) {
   test(`a message ${what}`, () => {
     assert.equal(cleanText(raw), clean);
   });
 }
 
-test("2,000 graphemes of several code points each are a message, one more is none", () => {
+test("a message can have 2,000 graphemes of several code points each, but not one more", () => {
   const grapheme = "क\u094D\u0937".normalize("NFC");
   assert.ok([...new Intl.Segmenter().segment(grapheme)].length === 1);
-  // Nine bytes each, so that here it is the bytes that end it; é, at two bytes, it is the graphemes.
+  // é has two bytes, so the grapheme limit applies. The other grapheme has nine, so the byte limit applies.
   assert.equal(cleanText("é".repeat(2000)).length, 2000);
   assertRefused(cleanText, "é".repeat(2001), "invalid_text");
   assert.equal(cleanText(grapheme.repeat(910)).length, grapheme.length * 910);
   assertRefused(cleanText, grapheme.repeat(911), "invalid_text");
 });
 
-test("8,192 bytes are a message, one more is none", () => {
+test("a message can have 8,192 bytes, but not one more", () => {
   const base = `a${"\u0301".repeat(4000)}`.normalize("NFC");
   const room = 8192 - Buffer.byteLength(base);
   assert.equal(Buffer.byteLength(cleanText(base + "x".repeat(room))), 8192);
@@ -77,20 +77,20 @@ test("8,192 bytes are a message, one more is none", () => {
   assertRefused(cleanText, `${"🎉".repeat(2000)}\u0301\u0301\u0301`.padEnd(4100, "\u0301"), "invalid_text");
 });
 
-test("the limits hold for what is left after the clean-up", () => {
+test("the limits apply to the cleaned text", () => {
   assert.equal(cleanText(`${" ".repeat(5000)}${"x".repeat(2000)}${"\n".repeat(5000)}`).length, 2000);
   assert.equal(cleanText("x\u0000".repeat(2000)).length, 2000);
   assert.equal(cleanText("e\u0301".repeat(2000)).length, 2000);
 });
 
-test("a family is one grapheme, so 2,000 people may be 500 families", () => {
-  // 25 bytes each: the bytes are what ends it.
+test("a family emoji is one grapheme, so the byte limit applies first", () => {
+  // 25 bytes each.
   assert.equal(cleanText(FAMILY.repeat(327)), FAMILY.repeat(327));
   assertRefused(cleanText, FAMILY.repeat(328), "invalid_text");
 });
 
 for (const raw of [undefined, null, 5, true, {}, ["x"], "", " ", "\n\t\r", "\u0000", "\u0085", "\u001B\u0007 \u3000"]) {
-  test(`${JSON.stringify(raw) ?? "nothing"} is no message`, () => {
+  test(`${JSON.stringify(raw) ?? "undefined"} is not a valid message`, () => {
     assertRefused(cleanText, raw, "invalid_text");
   });
 }
@@ -122,7 +122,7 @@ for (const name of [
   FAMILY.repeat(3),
   "x".repeat(24),
 ]) {
-  test(`somebody may be called ${name}`, () => {
+  test(`a member can be called ${name}`, () => {
     assert.equal(cleanUsername(name.normalize("NFC")), name.normalize("NFC"));
   });
 }
@@ -130,7 +130,7 @@ for (const name of [
 for (const [what, raw, clean] of [
   ["is trimmed", "  Ana\u00A0\u3000", "Ana"],
   ["has its inner white space collapsed", "Ana \u00A0\u2003 Maria", "Ana Maria"],
-  ["has newline and tab as white space", "Ana\nMaria\tde\r\nla", "Ana Maria de la"],
+  ["treats newline and tab as white space", "Ana\nMaria\tde\r\nla", "Ana Maria de la"],
   ["loses control characters", "A\u0000n\u0007a\u0085\u001B", "Ana"],
   ["loses directional controls", "\u202EanA\u202C\u2066\u2069\u200E\u200F\u061C", "anA"],
   ["loses line and paragraph separators", "A\u2028n\u2029a", "Ana"],
@@ -174,12 +174,12 @@ for (const raw of [
   `${"é".repeat(24)}é`,
   "क्ष".repeat(11),
 ]) {
-  test(`nobody may be called ${JSON.stringify(raw) ?? "nothing"}`, () => {
+  test(`${JSON.stringify(raw) ?? "undefined"} is not a valid name`, () => {
     assertRefused(cleanUsername, typeof raw === "string" ? raw.normalize("NFC") : raw, "invalid_username");
   });
 }
 
-test("24 graphemes and 96 bytes are a name, one more of either is none", () => {
+test("a name can have 24 graphemes and 96 bytes, but not one more of either", () => {
   assert.equal(cleanUsername("🦊".repeat(24)), "🦊".repeat(24));
   assertRefused(cleanUsername, "🦊".repeat(25), "invalid_username");
   assert.equal(Buffer.byteLength("🦊".repeat(24)), 96);
@@ -188,18 +188,18 @@ test("24 graphemes and 96 bytes are a name, one more of either is none", () => {
   assert.equal(cleanUsername(`  ${"x".repeat(24)}  `), "x".repeat(24));
 });
 
-test("eight combining marks on one letter are a name, nine are none, however they are spelled", () => {
+test("a name can have eight combining marks per letter in any encoding, but not nine", () => {
   const mark = "\u0335";
   assert.equal(cleanUsername(`a${mark.repeat(8)}`), `a${mark.repeat(8)}`);
   assertRefused(cleanUsername, `a${mark.repeat(9)}`, "invalid_username");
-  // ế is e with two marks in NFD, so that it leaves room for six.
+  // ế is e with two marks in NFD, which leaves room for six.
   assert.equal(cleanUsername(`\u1EBF${mark.repeat(6)}`).normalize("NFD").length, 9);
   assertRefused(cleanUsername, `\u1EBF${mark.repeat(7)}`, "invalid_username");
   assert.equal(cleanUsername(`a${mark.repeat(8)}b${mark.repeat(8)}`).length, 18);
   assertRefused(cleanUsername, `ab${mark.repeat(9)}c`, "invalid_username");
 });
 
-// ---- Which names are the same ------------------------------------------------------------------------------
+// ---- Names that count as equal ----------------------------------------------------------------------------
 
 for (const [one, other] of [
   ["Ana", "ANA"],
@@ -266,18 +266,18 @@ for (const [one, other] of [
   ["あ", "ア"],
   ["क", "क्"],
 ] as const) {
-  test(`${one} and ${other} are two names`, () => {
+  test(`${one} and ${other} are different names`, () => {
     assert.notEqual(foldUsername(one), foldUsername(other));
   });
 }
 
-test("folding a name twice is folding it once", () => {
+test("folding a folded name changes nothing", () => {
   for (const name of ["Straße", "İ", "ŉ", "ﬃ", "ﷺ", "\u0345", "A\u0345\u0301", "\u1E9E", "ǰ\u0323", "\uFB13", "㎏²"]) {
     assert.equal(foldUsername(foldUsername(name)), foldUsername(name), name);
   }
 });
 
-test("folding every character there is changes nothing the second time", () => {
+test("folding is idempotent for every Unicode character", () => {
   for (let point = 0; point <= 0x10ffff; point += 1) {
     if (point >= 0xd800 && point <= 0xdfff) continue;
     const folded = foldUsername(String.fromCodePoint(point));
@@ -292,9 +292,9 @@ function assertRefused(clean: (raw: unknown) => string, raw: unknown, code: stri
   );
 }
 
-test("a heap of marks that would take long to bring into order stays as it came", () => {
-  const heap = `a${"\u0301\u0316".repeat(500)}`;
-  assert.equal(cleanText(heap), heap);
+test("a long run of combining marks, which would be slow to normalise, stays unchanged", () => {
+  const long = `a${"\u0301\u0316".repeat(500)}`;
+  assert.equal(cleanText(long), long);
   const usual = `a${"\u0301\u0316".repeat(15)}`;
   assert.equal(cleanText(usual), usual.normalize("NFC"));
   assert.notEqual(usual, usual.normalize("NFC"));

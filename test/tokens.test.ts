@@ -1,16 +1,16 @@
-// Tokens: only the one spelling that was signed is good, wherever and however it is sent.
+// Tokens: only the signed spelling is valid, wherever it is sent.
 
 import assert from "node:assert/strict";
 import { createHmac, randomBytes } from "node:crypto";
 import test from "node:test";
 import { ApiError, readToken, signToken, type TokenPayload } from "../server.ts";
-import { assertError, at, HOUR, type Member, pollOf, type Reply, startServer, testInside } from "./helpers.ts";
+import { assertError, at, HOUR, type Member, pollOf, type Reply, startServer, testInProcess } from "./helpers.ts";
 
 const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 const SECRET = Buffer.alloc(32, 7);
 const NOW = Date.UTC(2026, 2, 1);
 
-testInside("a token read back says what was signed", () => {
+testInProcess("reading a token returns its signed payload", () => {
   for (const payload of [
     { kind: "session", chatId: "abcdefghijklmnop", counter: 1, expiresAt: NOW + 1 },
     { kind: "invite", chatId: "--------________", counter: 0, expiresAt: NOW + 6 * HOUR },
@@ -21,14 +21,14 @@ testInside("a token read back says what was signed", () => {
   }
 });
 
-testInside("a token is expired from its last millisecond on", () => {
+testInProcess("a token expires exactly at its expiry time", () => {
   const token = makeToken();
   assert.equal(readToken(token, "session", SECRET, NOW + HOUR - 1).counter, 3);
   assertRefused(token, "expired_token", NOW + HOUR);
   assertRefused(token, "expired_token", NOW + 100 * HOUR);
 });
 
-testInside("a token of the other kind or of another secret is invalid, expired or not", () => {
+testInProcess("a token of another kind or secret is invalid, expired or not", () => {
   assert.throws(() => readToken(makeToken(), "invite", SECRET, NOW), isRefusal("invalid_token"));
   assert.throws(() => readToken(makeToken(), "invite", SECRET, NOW + 9 * HOUR), isRefusal("invalid_token"));
   const elsewhere = randomBytes(32);
@@ -36,7 +36,7 @@ testInside("a token of the other kind or of another secret is invalid, expired o
   assert.throws(() => readToken(makeToken(), "session", elsewhere, NOW + 9 * HOUR), isRefusal("invalid_token"));
 });
 
-testInside("with any one character replaced by any other a token is invalid", () => {
+testInProcess("a token with any character replaced is invalid", () => {
   const token = makeToken();
   for (let index = 0; index < token.length; index += 1) {
     for (const other of `${ALPHABET}.=+/ \n%é\u0000`) {
@@ -45,7 +45,7 @@ testInside("with any one character replaced by any other a token is invalid", ()
   }
 });
 
-testInside("cut anywhere, on either side, a token is invalid", () => {
+testInProcess("a token cut at any place, from either end, is invalid", () => {
   const token = makeToken();
   for (let length = 0; length < token.length; length += 1) {
     assertRefused(token.slice(0, length));
@@ -54,7 +54,7 @@ testInside("cut anywhere, on either side, a token is invalid", () => {
   }
 });
 
-testInside("with anything put in anywhere a token is invalid", () => {
+testInProcess("a token with characters inserted at any place is invalid", () => {
   const token = makeToken();
   for (let index = 0; index <= token.length; index += 1) {
     for (const more of ["A", "=", ".", " ", "\n", "!", "\u0000", "\u200B", "=="]) {
@@ -63,11 +63,11 @@ testInside("with anything put in anywhere a token is invalid", () => {
   }
 });
 
-testInside("other spellings of a token's own bytes are invalid", () => {
+testInProcess("other spellings of a token's bytes are invalid", () => {
   for (const spelling of otherSpellings(makeToken())) assertRefused(spelling);
 });
 
-testInside("a token with its payload changed and its signature kept is invalid", () => {
+testInProcess("a token with a changed payload and the old signature is invalid", () => {
   const [payload = "", signature = ""] = makeToken().split(".");
   const bytes = Buffer.from(payload, "base64url");
   for (let bit = 0; bit < bytes.length * 8; bit += 1) {
@@ -79,7 +79,7 @@ testInside("a token with its payload changed and its signature kept is invalid",
   assertRefused(`${other}.${signature}`);
 });
 
-testInside("what was signed with the right secret over the wrong thing is invalid", () => {
+testInProcess("a malformed payload is invalid even if it is signed with the right secret", () => {
   const [payload = ""] = makeToken().split(".");
   const bytes = Buffer.from(payload, "base64url");
   for (const forged of ["", "AAAA", payload.slice(0, -4), `${payload}AAAA`]) {
@@ -90,7 +90,7 @@ testInside("what was signed with the right secret over the wrong thing is invali
   assertRefused(`${unknownKind.toString("base64url")}.${sign(payload)}`);
 });
 
-testInside("anything else at all is invalid, and never an accident", () => {
+testInProcess("arbitrary strings are invalid and never cause another error", () => {
   for (const token of [
     ".",
     "..",
@@ -112,11 +112,11 @@ testInside("anything else at all is invalid, and never an accident", () => {
 
 for (const [what, isSeen] of [
   ["that the server has seen before", true],
-  ["that the server has never seen", false],
+  ["that the server has not seen before", false],
 ] as const) {
-  test(`over HTTP, a session token ${what} is good in its one spelling only`, async (t) => {
+  test(`over HTTP, a session token ${what} is valid only in its own spelling`, async (t) => {
     const server = await startServer(t, { rateLimit: false });
-    const [ana] = await server.party("Ana");
+    const [ana] = await server.chat("Ana");
     const refused = [...tampered(ana.token), ...otherSpellings(ana.token).filter(isHeaderValue)];
     if (isSeen) await ana.read();
     for (const token of refused) assertError(await ana.send("GET", "", { token }), "invalid_token");
@@ -124,13 +124,13 @@ for (const [what, isSeen] of [
   });
 }
 
-test("over HTTP, an invitation is good in its one spelling only, in the header and in the body", async (t) => {
+test("over HTTP, an invitation is valid only in its own spelling, in the header and in the body", async (t) => {
   const server = await startServer(t, { rateLimit: false });
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const token = await ana.inviteToken();
-  assert.equal((await ana.look(token)).status, 200);
+  assert.equal((await ana.preview(token)).status, 200);
   for (const other of [...tampered(token), ...otherSpellings(token).filter(isHeaderValue)]) {
-    assertError(await ana.look(other), "invalid_token");
+    assertError(await ana.preview(other), "invalid_token");
   }
   for (const invite_token of otherSpellings(token)) {
     assertError(await server.join(ana.chatId, { invite_token }), "invalid_token");
@@ -138,38 +138,38 @@ test("over HTTP, an invitation is good in its one spelling only, in the header a
   assert.equal((await ana.read()).members.length, 1);
 });
 
-test("a refused token is not repeated in the answer", async (t) => {
+test("an answer does not contain the refused token", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const token = `${ana.token.slice(0, -4)}AAAA`;
   assert.ok(!(await ana.send("GET", "", { token })).text.includes(token.slice(0, 20)));
 });
 
-test("a token of before the server's last start is invalid_token", async (t) => {
+test("a token from before the server's restart is invalid_token", async (t) => {
   const before = await startServer(t);
   const after = await startServer(t);
-  const [ana] = await before.party("Ana");
+  const [ana] = await before.chat("Ana");
   assertError(await after.send("GET", `/${ana.chatId}`, { token: ana.token }), "invalid_token");
 });
 
-testInside("two servers with one secret know each other's tokens, but not each other's chats", async (t) => {
+testInProcess("two servers with the same secret accept each other's tokens, but do not share chats", async (t) => {
   const secret = randomBytes(32);
   const one = await startServer(t, { secret });
   const other = await startServer(t, { secret });
-  const [ana] = await one.party("Ana");
+  const [ana] = await one.chat("Ana");
   assertError(await other.send("GET", `/${ana.chatId}`, { token: ana.token }), "chat_not_found");
 });
 
 for (const [what, header] of [
-  ["the scheme as it is usually written", (token: string) => `Bearer ${token}`],
-  ["the scheme in small letters", (token: string) => `bearer ${token}`],
-  ["the scheme in capitals", (token: string) => `BEARER ${token}`],
+  ["the usual spelling of the scheme", (token: string) => `Bearer ${token}`],
+  ["the scheme in lowercase", (token: string) => `bearer ${token}`],
+  ["the scheme in uppercase", (token: string) => `BEARER ${token}`],
   ["several spaces", (token: string) => `BeArEr    ${token}`],
   ["no scheme", (token: string) => token],
 ] as const) {
-  test(`the header is taken with ${what}`, async (t) => {
+  test(`the Authorization header is accepted with ${what}`, async (t) => {
     const server = await startServer(t);
-    const [ana] = await server.party("Ana");
+    const [ana] = await server.chat("Ana");
     const headers = { Authorization: header(ana.token) };
     pollOf(await server.send("GET", `/${ana.chatId}`, { headers }));
     const invite = { Authorization: header(await ana.inviteToken()) };
@@ -197,9 +197,9 @@ for (const [header, code] of [
   ['Bearer "TOKEN"', "invalid_token"],
   ["TOKEN TOKEN", "invalid_token"],
 ] as const) {
-  test(`the header "${header}" is ${code}`, async (t) => {
+  test(`the Authorization header "${header}" is ${code}`, async (t) => {
     const server = await startServer(t);
-    const [ana] = await server.party("Ana");
+    const [ana] = await server.chat("Ana");
     const headers = { Authorization: header.replaceAll("TOKEN", ana.token) };
     assertError(await server.send("GET", `/${ana.chatId}`, { headers }), code);
     assertError(await server.send("POST", `/${ana.chatId}/leave`, { headers }), code);
@@ -209,24 +209,24 @@ for (const [header, code] of [
   });
 }
 
-test("a token in the query or in a cookie counts for nothing", async (t) => {
+test("a token in the query or in a cookie is ignored", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const reply = await server.send("GET", `/${ana.chatId}?session_token=${ana.token}&access_token=${ana.token}`, {
     headers: { Cookie: `session_token=${ana.token}` },
   });
   assertError(reply, "missing_token");
 });
 
-test("a member's token does what the member may, in its own chat alone", async (t) => {
+test("a member's token works only in its own chat", async (t) => {
   const server = await startServer(t);
-  const [ana, ben] = await server.party("Ana", "Ben");
-  const [eva] = await server.party("Eva");
-  const ask = (who: Member, where: Member): Promise<Reply> =>
-    server.send("GET", `/${where.chatId}`, { token: who.token });
-  assert.equal(at(pollOf(await ask(ben, ana)).members, 1).you, true);
-  assertError(await ask(eva, ana), "wrong_chat");
-  assertError(await ask(ana, eva), "wrong_chat");
+  const [ana, ben] = await server.chat("Ana", "Ben");
+  const [eva] = await server.chat("Eva");
+  const pollWith = ({ token }: Member, { chatId }: Member): Promise<Reply> =>
+    server.send("GET", `/${chatId}`, { token });
+  assert.equal(at(pollOf(await pollWith(ben, ana)).members, 1).you, true);
+  assertError(await pollWith(eva, ana), "wrong_chat");
+  assertError(await pollWith(ana, eva), "wrong_chat");
 });
 
 function makeToken(changed: Partial<TokenPayload> = {}): string {
@@ -248,7 +248,7 @@ function isRefusal(code: string): (error: unknown) => boolean {
   return (error) => error instanceof ApiError && error.code === code;
 }
 
-/** The token with each of its characters changed in turn, cut at some places, and with more at its end. */
+/** Copies of the token: with one character changed, cut at several lengths, or with text added. */
 function tampered(token: string): string[] {
   const changed = Array.from(token, (character, index) => {
     const other = character === "A" ? "B" : "A";
@@ -258,7 +258,7 @@ function tampered(token: string): string[] {
   return [...changed, ...cut, `${token}A`, `A${token}`, `${token}.`, `${token}.${token}`];
 }
 
-/** Other ways of writing the same bytes, which a lenient decoder would take. */
+/** Other spellings of the same bytes, which a lenient decoder would accept. */
 function otherSpellings(token: string): string[] {
   const [payload = "", signature = ""] = token.split(".");
   const bytes = [Buffer.from(payload, "base64url"), Buffer.from(signature, "base64url")];
@@ -289,7 +289,7 @@ function otherSpellings(token: string): string[] {
     encodeURIComponent(token).replaceAll(".", "%2e"),
     `${payload}.${signature}`.replace(/./u, (first) => `%${first.charCodeAt(0).toString(16)}`),
   ];
-  // The last character of each half carries spare bits, which a lenient decoder drops.
+  // The last character of each half has spare bits, which a lenient decoder drops.
   for (const [half, spare] of [
     [payload, (payload.length * 6) % 8],
     [signature, (signature.length * 6) % 8],

@@ -1,18 +1,18 @@
-// The work that a request costs, counted where counting is exact. No clock: what is counted here is what the hot
-// path must not do at every request.
+// Counts the expensive calls of the hot path instead of measuring time, so the result is exact. These are the calls that
+// a request must not make, or only once.
 
 import assert from "node:assert/strict";
 import crypto from "node:crypto";
 import { syncBuiltinESMExports } from "node:module";
 import { test, type TestContext } from "node:test";
-// Not the global one, which is counted.
-import { setImmediate as turn } from "node:timers/promises";
+// The global setImmediate is counted.
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { at, type Member, startServer, Wire } from "./helpers.ts";
 
 const TIMES = 100;
 
-/** Counts until the test is over: timers, hashes, tokens compared, and JSON that is read or written. */
-class Work {
+/** Counts calls until the end of the test: timers, hashes, token comparisons, and JSON parsed or written. */
+class CallCounter {
   readonly counts = { timers: 0, hashes: 0, compared: 0, parsed: 0, stringified: 0 };
 
   constructor(t: TestContext) {
@@ -36,7 +36,7 @@ class Work {
       "timingSafeEqual",
       counting(crypto.timingSafeEqual, () => (counts.compared += 1)),
     );
-    // What was imported by name follows its module only when told to.
+    // Named imports of a built-in module see the mocks only after this call.
     syncBuiltinESMExports();
     t.after(syncBuiltinESMExports);
     t.mock.method(
@@ -52,7 +52,7 @@ class Work {
   }
 }
 
-/** The same function, which tells of each call. */
+/** The same function, with `count` called before it. */
 function counting(make: (...given: never[]) => unknown, count: () => void) {
   return (...given: unknown[]): unknown => {
     count();
@@ -61,20 +61,20 @@ function counting(make: (...given: never[]) => unknown, count: () => void) {
 }
 
 function request(member: Member, method: string, query = "", body = ""): string {
-  const headers = [`Host: party`, `Authorization: Bearer ${member.token}`, `Content-Length: ${body.length}`];
+  const headers = [`Host: x`, `Authorization: Bearer ${member.token}`, `Content-Length: ${body.length}`];
   return `${method} /${member.chatId}${query} HTTP/1.1\r\n${headers.join("\r\n")}\r\n\r\n${body}`;
 }
 
-/** Waits for something that comes over a socket, without a timer, which would be counted. */
+/** Waits for data from a socket without a timer, which would be counted. */
 async function untilTrue(isTrue: () => boolean, what: string): Promise<void> {
   for (let turns = 0; !isTrue(); turns += 1) {
-    assert.ok(turns < 100_000, `waited in vain for ${what}`);
-    await turn();
+    assert.ok(turns < 100_000, `timed out waiting for ${what}`);
+    await nextTurn();
   }
 }
 
-/** Waits for the answers on these sockets, and forgets them. */
-async function takeAnswers(wires: readonly Wire[], status: 200 | 201): Promise<void> {
+/** Waits for one answer on each of these sockets and discards it. */
+async function discardAnswers(wires: readonly Wire[], status: 200 | 201): Promise<void> {
   for (const wire of wires) {
     await untilTrue(() => isWhole(wire.received), "an answer");
     assert.match(wire.received, new RegExp(`^HTTP/1.1 ${status} `));
@@ -87,36 +87,36 @@ function isWhole(answer: string): boolean {
   return body.length > 0 && body.length === Number(/Content-Length: (\d+)/.exec(head)?.[1]);
 }
 
-test("a hundred polls of thirty messages start no timer, compute no hash and write no JSON", async (t) => {
+test("a hundred polls of thirty messages start no timers, compute no hashes and write no JSON", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana", "Ben");
+  const [ana] = await server.chat("Ana", "Ben");
   for (let n = 0; n < 30; n += 1) {
     server.clock.advance(1_000);
     await ana.say(`message ${n}`);
   }
   const wire = await Wire.open(t, server.port);
-  const work = new Work(t);
+  const { counts } = new CallCounter(t);
   for (let n = 0; n < TIMES; n += 1) {
     wire.write(request(ana, "GET"));
-    await takeAnswers([wire], 200);
+    await discardAnswers([wire], 200);
   }
-  assert.deepEqual(work.counts, { timers: 0, hashes: 0, compared: TIMES, parsed: 0, stringified: 0 });
+  assert.deepEqual(counts, { timers: 0, hashes: 0, compared: TIMES, parsed: 0, stringified: 0 });
 });
 
-test("a hundred posts to five held polls start no timer, compute no hash, compare each token once and write each message once", async (t) => {
+test("a hundred posts to five held polls start no timers, compute no hashes, compare each token once and write each message once", async (t) => {
   const server = await startServer(t, { rateLimit: false });
-  const [ana, ...readers] = await server.party("Ana", "Ben", "Cleo", "Dan", "Eve", "Fay");
+  const [ana, ...readers] = await server.chat("Ana", "Ben", "Cleo", "Dan", "Eve", "Fay");
   const wire = await Wire.open(t, server.port);
   const held = await Promise.all(readers.map(() => Wire.open(t, server.port)));
-  const work = new Work(t);
+  const { counts } = new CallCounter(t);
   for (let n = 0; n < TIMES; n += 1) {
     readers.forEach((reader, index) => at(held, index).write(request(reader, "GET", "?since=latest&wait=50")));
     await untilTrue(() => server.app.chats.count().waiters === readers.length, "the polls to be held");
     wire.write(request(ana, "POST", "", `{"text":"message ${n}"}`));
-    await takeAnswers([wire], 201);
-    await takeAnswers(held, 200);
+    await discardAnswers([wire], 201);
+    await discardAnswers(held, 200);
   }
-  // A token is compared once a request, also where a body comes between.
+  // A token is compared once per request, even if the body arrives later.
   const compared = TIMES * (readers.length + 1);
-  assert.deepEqual(work.counts, { timers: 0, hashes: 0, compared, parsed: TIMES, stringified: TIMES });
+  assert.deepEqual(counts, { timers: 0, hashes: 0, compared, parsed: TIMES, stringified: TIMES });
 });

@@ -1,4 +1,4 @@
-// .github/: a tag can be moved to other code, a commit hash cannot, so every action is pinned by its hash.
+// .github/: every action is pinned by commit hash, because a tag can move to other code.
 
 import assert from "node:assert/strict";
 import { globSync, readFileSync } from "node:fs";
@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url";
 const ROOT = fileURLToPath(new URL("../", import.meta.url));
 const WORKFLOWS = globSync(".github/workflows/*", { cwd: ROOT });
 
-test("each workflow names its actions by a full commit hash, with the version as a comment", () => {
+test("every workflow pins its actions by full commit hash, with the version as a comment", () => {
   const uses = WORKFLOWS.flatMap((file) => {
     const lines = readFileSync(`${ROOT}${file}`, "utf8").split("\n");
     return lines.filter((line) => /^\s*(?:-\s+)?uses:/.test(line)).map((line) => ({ file, line: line.trim() }));
@@ -19,7 +19,7 @@ test("each workflow names its actions by a full commit hash, with the version as
   }
 });
 
-test("an action has the same hash in every workflow", () => {
+test("an action has the same hash in all workflows", () => {
   const pins = new Map<string, string>();
   for (const file of WORKFLOWS) {
     for (const [, action = "", pin = ""] of readFileSync(`${ROOT}${file}`, "utf8").matchAll(/uses: (\S+)@(.+)/g)) {
@@ -29,7 +29,7 @@ test("an action has the same hash in every workflow", () => {
   }
 });
 
-test("Dependabot proposes updates for the actions and for every folder with npm packages", () => {
+test("Dependabot updates the actions and every folder with npm packages", () => {
   const config = readFileSync(`${ROOT}.github/dependabot.yml`, "utf8");
   assert.match(config, /package-ecosystem: github-actions\n\s+directory: \/\n/);
   const folders: unknown = JSON.parse(/package-ecosystem: npm\n\s+directories: (\[.*\])\n/.exec(config)?.[1] ?? "[]");

@@ -1,4 +1,4 @@
-// /metrics as Prometheus' own linter sees it. Needs promtool, which is in Debian's package prometheus.
+// Checks /metrics with the linter of Prometheus. Needs promtool, which is in Debian's package prometheus.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";

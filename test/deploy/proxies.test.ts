@@ -1,4 +1,4 @@
-// The proxies of deploy/, each from its very file but for ports and paths, with the program behind it.
+// nginx and Caddy in front of the program, with their files from deploy/. Only ports and paths are changed.
 
 import assert from "node:assert/strict";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -23,12 +23,12 @@ import {
   sessionOf,
   temporaryFolder,
 } from "../helpers.ts";
-import { countHeld, createChat, eventually, join, openStream, replaceAll, startProxy } from "../proxies.ts";
+import { countWaiters, createChat, eventually, join, openStream, replaceAll, startProxy } from "../proxies.ts";
 
 const HOST = { Host: "chat.example.org" };
 const URL_FLAGS = ["--url", "https://chat.example.org"];
 
-/** Each starts its proxy in front of a port, and returns the proxy's own. */
+/** Functions that start a proxy in front of a port and return the proxy's port. */
 const PROXIES = { nginx: startNginx, Caddy: startCaddy };
 
 async function startNginx(t: TestContext, nodePort: number): Promise<number> {
@@ -46,12 +46,12 @@ async function startNginx(t: TestContext, nodePort: number): Promise<number> {
     "/etc/ssl/chat.example.org.pem": `${folder}/cert.pem`,
     "/etc/ssl/chat.example.org.key": `${folder}/key.pem`,
   });
-  const own = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(
+  const folders = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(
     (name) => `${name}_temp_path ${folder}/${name};`,
   );
   writeFileSync(
     `${folder}/nginx.conf`,
-    `daemon off; pid ${folder}/pid; events {} http { access_log off; ${own.join(" ")}\n${site}}`,
+    `daemon off; pid ${folder}/pid; events {} http { access_log off; ${folders.join(" ")}\n${site}}`,
   );
   await startProxy(t, port, "nginx", ["-e", "stderr", "-p", folder, "-c", `${folder}/nginx.conf`]);
   return port;
@@ -62,7 +62,7 @@ async function startCaddy(t: TestContext, nodePort: number): Promise<number> {
   const port = await freePort();
   const site = replaceAll(readDeploy("Caddyfile"), {
     "127.0.0.1:8080": `127.0.0.1:${nodePort}`,
-    // A certificate of its own making, as nobody out there could give one for this name.
+    // A certificate from Caddy's internal authority, because no public one issues it for this name.
     "\nchat.example.org {": `\nhttps://chat.example.org:${port} {\n\tbind 127.0.0.1\n\ttls internal`,
   });
   writeFileSync(
@@ -75,7 +75,7 @@ async function startCaddy(t: TestContext, nodePort: number): Promise<number> {
     XDG_DATA_HOME: `${folder}/home`,
     XDG_CONFIG_HOME: `${folder}/home`,
   });
-  // It listens before it has made its certificate.
+  // Caddy listens before it has its certificate.
   await eventually("Caddy's certificate", () =>
     send({ port, tls: true }, "GET", "/healthz", { headers: HOST }).then(
       ({ status }) => status === 200,
@@ -89,7 +89,7 @@ function readDeploy(name: string): string {
   return readFileSync(new URL(`../../deploy/${name}`, import.meta.url), "utf8");
 }
 
-test("nginx can be reached by IPv6", async (t) => {
+test("nginx accepts IPv6 connections", async (t) => {
   const { target } = await start(t, startNginx, URL_FLAGS);
   const options = { host: "::1", port: target.port, path: "/healthz", headers: HOST, rejectUnauthorized: false };
   const [answer]: IncomingMessage[] = await once(request({ ...options, agent: false }).end(), "response");
@@ -99,45 +99,45 @@ test("nginx can be reached by IPv6", async (t) => {
 });
 
 for (const [name, startIt] of Object.entries(PROXIES)) {
-  test(`${name} passes the page and a chat, whose links begin with --url`, async (t) => {
+  test(`${name} serves the page and a chat, whose links start with --url`, async (t) => {
     const { ask } = await start(t, startIt, URL_FLAGS);
     const page = await ask("GET", "/", { headers: { Accept: "text/html" } });
     assert.equal(page.text, assets.page);
     assert.equal(page.headers["content-security-policy"], assets.pageHeaders["Content-Security-Policy"]);
     const ana = sessionOf(await ask("POST", "/create", { body: { username: "Ana" } }));
     assert.equal(ana.url, `https://chat.example.org/${ana.chat_id}`);
-    const said = { token: ana.session_token, body: { text: "ä".repeat(2000) } };
-    const message = messageOf(await ask("POST", `/${ana.chat_id}`, said));
-    const seen = pollOf(await ask("GET", `/${ana.chat_id}`, { token: ana.session_token }));
-    assert.deepEqual(seen.messages, [message]);
+    const post = { token: ana.session_token, body: { text: "ä".repeat(2000) } };
+    const message = messageOf(await ask("POST", `/${ana.chat_id}`, post));
+    const poll = pollOf(await ask("GET", `/${ana.chat_id}`, { token: ana.session_token }));
+    assert.deepEqual(poll.messages, [message]);
     const { magic_link } = invitationOf(await ask("POST", `/${ana.chat_id}/invite`, { token: ana.session_token }));
     assert.ok(magic_link.startsWith(`https://chat.example.org/${ana.chat_id}#invite=`), magic_link);
-    const large = await ask("POST", `/${ana.chat_id}`, { ...said, body: "x".repeat(40_000) });
+    const large = await ask("POST", `/${ana.chat_id}`, { ...post, body: "x".repeat(40_000) });
     assertError(large, "too_large");
   });
 
-  test(`behind ${name} links without --url begin with the address that the browser has`, async (t) => {
+  test(`behind ${name} without --url, links start with the browser's address`, async (t) => {
     const { ask } = await start(t, startIt, []);
     const ana = sessionOf(await ask("POST", "/create"));
     assert.equal(ana.url, `https://chat.example.org/${ana.chat_id}`);
   });
 
-  test(`${name} lets a poll be held, passes its answer at once, and tells when its reader has gone`, async (t) => {
+  test(`${name} holds a poll, passes its answer at once, and closes it when its reader disconnects`, async (t) => {
     const { ask, node, target } = await start(t, startIt, URL_FLAGS);
     const ana = await createChat(target, { headers: HOST });
     const ben = await join(target, ana, { headers: HOST });
     const held = ask("GET", `${ben.path}?since=latest&wait=50`, { token: ben.token });
-    await eventually("the poll to be held", async () => (await countHeld(node)) === 1);
+    await eventually("the poll to be held", async () => (await countWaiters(node)) === 1);
     const message = messageOf(await ask("POST", ana.path, { token: ana.token, body: { text: "Hello" } }));
     assert.deepEqual(pollOf(await held).messages, [message]);
 
-    const leaving = new AbortController();
-    const { signal } = leaving;
-    const left = ask("GET", `${ben.path}?since=latest&wait=50`, { token: ben.token, signal });
-    await eventually("the poll to be held", async () => (await countHeld(node)) === 1);
-    leaving.abort();
-    await assert.rejects(left);
-    await eventually("the poll to be forgotten", async () => (await countHeld(node)) === 0);
+    const controller = new AbortController();
+    const { signal } = controller;
+    const aborted = ask("GET", `${ben.path}?since=latest&wait=50`, { token: ben.token, signal });
+    await eventually("the poll to be held", async () => (await countWaiters(node)) === 1);
+    controller.abort();
+    await assert.rejects(aborted);
+    await eventually("the poll to be removed", async () => (await countWaiters(node)) === 0);
   });
 
   test(`${name} passes a stream line by line`, async (t) => {
@@ -149,10 +149,10 @@ for (const [name, startIt] of Object.entries(PROXIES)) {
       const message = messageOf(await ask("POST", ana.path, { token: ana.token, body: { text } }));
       assert.deepEqual(JSON.parse(String((await lines.next()).value)), message);
     }
-    assert.equal(await countHeld(node), 1, "it is still open");
+    assert.equal(await countWaiters(node), 1, "the stream is still open");
   });
 
-  test(`behind ${name} who creates too much is refused, and nobody else, whatever headers they make up`, async (t) => {
+  test(`behind ${name}, the rate limit counts real addresses and ignores forged headers`, async (t) => {
     const { ask, target } = await start(t, startIt, URL_FLAGS);
     const replies: Reply[] = [];
     for (let index = 0; index < 80; index += 1) {
@@ -164,10 +164,10 @@ for (const [name, startIt] of Object.entries(PROXIES)) {
     sessionOf(await send({ ...target, agent: elsewhere }, "POST", "/create", { headers: HOST }));
   });
 
-  test(`${name} shows the metrics to nobody`, async (t) => {
+  test(`${name} does not expose the metrics`, async (t) => {
     const { target, node } = await start(t, startIt, URL_FLAGS);
     assert.equal((await node.send("GET", "/metrics")).status, 200);
-    // The proxy's own answer.
+    // The proxy itself answers 404.
     const reply = await send({ ...target, isForeign: true }, "GET", "/metrics", { headers: HOST });
     assert.equal(reply.status, 404);
     assert.doesNotMatch(reply.text, /watch_party/);

@@ -12,17 +12,17 @@ import { fileURLToPath } from "node:url";
 import createClient from "openapi-fetch";
 import { at, freePort, LOCAL, portOf, Program, record, stringOf, until } from "../helpers.ts";
 import { openapi } from "../openapi.ts";
-import { countHeld, eventually } from "../proxies.ts";
+import { countWaiters, eventually } from "../proxies.ts";
 import type { components, paths } from "../../dist/openapi.d.ts";
 
 const PRISM = fileURLToPath(new URL("node_modules/@stoplight/prism-cli/dist/index.js", import.meta.url));
 const DOCUMENT = fileURLToPath(new URL("../../dist/openapi.json", import.meta.url));
 
 type Client = ReturnType<typeof createClient<paths>>;
-type RefusalCode = components["responses"]["RateLimited"]["content"]["application/json"]["error"];
+type RateLimitCode = components["responses"]["RateLimited"]["content"]["application/json"]["error"];
 type StreamLine = components["schemas"]["StreamLine"];
 
-/** Runs Prism until the test is over. Returns the base URL it listens on. */
+/** Runs Prism until the end of the test. Returns its base URL. */
 async function startPrism(t: TestContext, mode: "mock" | "proxy", upstream: string[] = []): Promise<string> {
   const port = await freePort();
   const parameters = [PRISM, mode, DOCUMENT, ...upstream, "--errors", "--host", "127.0.0.1", "--port", String(port)];
@@ -37,7 +37,7 @@ async function startPrism(t: TestContext, mode: "mock" | "proxy", upstream: stri
   return `http://127.0.0.1:${port}`;
 }
 
-/** The real server, a client that reaches it through Prism, and one that reaches it directly. */
+/** Starts the real server, with one client that reaches it through Prism and one that reaches it directly. */
 async function startAll(t: TestContext): Promise<{ client: Client; direct: Client; program: Program }> {
   const program = await Program.start(t, [...LOCAL, "--metrics"]);
   const base = `http://127.0.0.1:${program.port}`;
@@ -49,7 +49,7 @@ function bearer(token: string): { Authorization: string } {
   return { Authorization: `Bearer ${token}` };
 }
 
-/** The body of a good answer. */
+/** The body of a successful answer. */
 function dataOf<Data>({ data, error, response }: { data?: Data; error?: unknown; response: Response }): Data {
   assert.ok(data !== undefined, `${response.url} ${response.status} ${JSON.stringify(error)}`);
   return data;
@@ -64,7 +64,7 @@ async function createChat(client: Client, username: string) {
   return { session, params: { path: { chat_id: session.chat_id } }, headers: bearer(session.session_token) };
 }
 
-test("a generated client creates, invites, joins, posts, polls, and sees people out, through a validating proxy", async (t) => {
+test("a generated client can create, invite, join, post, poll, leave and remove through a validating proxy", async (t) => {
   const { client, program } = await startAll(t);
   const ana = await createChat(client, "Ana");
   const { params } = ana;
@@ -82,7 +82,7 @@ test("a generated client creates, invites, joins, posts, polls, and sees people 
 
   const { cursor } = await poll(client, ben, { since: "latest" });
   const held = poll(client, ben, { since: cursor, wait: 50 });
-  await until(async () => (await countHeld(program)) === 1, "the poll to be held");
+  await until(async () => (await countWaiters(program)) === 1, "the poll to be held");
   const posted = dataOf(await client.POST("/{chat_id}", { ...ana, body: { text: "Who brings the popcorn?" } }));
   assert.deepEqual((await held).messages, [posted]);
   const key = { params: { ...params, header: { "Idempotency-Key": "one key" } } };
@@ -108,7 +108,7 @@ test("a generated client creates, invites, joins, posts, polls, and sees people 
   assert.deepEqual([gone.response.status, gone.error?.error], [404, "chat_not_found"]);
 });
 
-test("a generated client reads a stream line by line, and the whole of an ended one through a validating proxy", async (t) => {
+test("a generated client reads a stream line by line, and a whole ended stream through a validating proxy", async (t) => {
   const { client, direct, program } = await startAll(t);
   const ana = await createChat(client, "Ana");
   const streaming = { ...ana, headers: { ...ana.headers, Accept: "application/x-ndjson" } };
@@ -116,9 +116,9 @@ test("a generated client reads a stream line by line, and the whole of an ended 
   assert.ok(live);
   const lines = linesOf(live);
   assert.deepEqual(Object.keys(await nextOf(lines)), ["members", "cursor"]);
-  // Prism passes an answer on when it is complete.
+  // Prism forwards an answer only when it is complete.
   const whole = client.GET("/{chat_id}", { ...streaming, parseAs: "text" });
-  await until(async () => (await countHeld(program)) === 2, "both streams");
+  await until(async () => (await countWaiters(program)) === 2, "both streams to be open");
 
   const posted = dataOf(await client.POST("/{chat_id}", { ...ana, body: { text: "Hello" } }));
   assert.deepEqual(await nextOf(lines), posted);
@@ -131,14 +131,14 @@ test("a generated client reads a stream line by line, and the whole of an ended 
   assert.deepEqual(JSON.parse(at(text.trim().split("\n"), -2)), posted);
 });
 
-test("a refusal passes the proxy with its own code, and the generated types list the codes of each status", async (t) => {
+test("an error passes the proxy with its code, and the generated types list the codes per status", async (t) => {
   const { client } = await startAll(t);
   const ana = await createChat(client, "Ana");
   const { error, response } = await client.POST("/{chat_id}", { ...ana, body: { text: " " } });
   assert.deepEqual([response.status, error?.error], [422, "invalid_text"]);
-  const known: RefusalCode = "rate_limited";
+  const known: RateLimitCode = "rate_limited";
   // @ts-expect-error -- a 429 has no other code
-  const unknown: RefusalCode = "too_large";
+  const unknown: RateLimitCode = "too_large";
   assert.notEqual(known, unknown);
 });
 
@@ -152,7 +152,7 @@ test("the poll of a client that is created for JSON needs no narrowing", async (
   assert.equal(data?.cursor, 1);
 });
 
-test("Prism, as a mock, answers every documented error with its status and its example", async (t) => {
+test("Prism as a mock answers every documented error with its status and example", async (t) => {
   const base = await startPrism(t, "mock");
   const examples = openapi.components["examples"] ?? {};
   const answers = openapi.paths["/create"]?.["post"]?.responses ?? {};
@@ -179,19 +179,23 @@ test("Prism refuses an answer that the document does not describe", async (t) =>
   assert.equal(response.status, 500);
 });
 
-async function poll(client: Client, who: Who, query: { since?: number | "latest"; wait?: number }) {
-  const { params, headers } = who;
+async function poll(
+  client: Client,
+  { params, headers }: ChatMember,
+  query: { since?: number | "latest"; wait?: number },
+) {
   const data = dataOf(await client.GET("/{chat_id}", { params: { ...params, query }, headers }));
   assert.ok(typeof data !== "string");
   return data;
 }
 
-type Who = Pick<Awaited<ReturnType<typeof createChat>>, "params" | "headers">;
+/** A member's chat and authorization, as openapi-fetch takes them. */
+type ChatMember = Pick<Awaited<ReturnType<typeof createChat>>, "params" | "headers">;
 
-/** The lines of a stream as they come; empty ones are left out. */
+/** The lines of a stream as they arrive, without the empty ones. */
 async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<StreamLine> {
   for await (const line of createInterface({ input: Readable.from(stream) })) {
-    // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- test/openapi.ts compares it with the document
+    // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the test compares the line with a message
     if (line !== "") yield JSON.parse(line) as StreamLine;
   }
 }

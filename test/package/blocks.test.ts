@@ -1,8 +1,8 @@
-// The shell blocks of README.md and docs/hosting.md, run literally and in order, in sh and in zsh. A folder with the
-// files of dist/ stands for the downloads from the release page.
+// Runs the shell blocks of README.md and docs/hosting.md unchanged and in order, in sh and in zsh. A folder with the files
+// of dist/ replaces the downloads from the release page.
 //
-// Each section runs in new namespaces: port 8080 is free there, `sudo` is allowed, and what is installed into /etc and
-// /usr/local/bin is gone afterwards. Only the blocks of a clone have the network, which `npm ci` needs.
+// Each section runs in new namespaces. Port 8080 is free there, `sudo` is allowed, and files installed into /etc and
+// /usr/local/bin disappear afterwards. Only the blocks for a clone have the network, because `npm ci` needs it.
 
 import assert from "node:assert/strict";
 import { execFileSync, spawnSync } from "node:child_process";
@@ -16,10 +16,10 @@ const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 const DIST = `${ROOT}dist/`;
 const DOCUMENTS = ["README.md", "docs/hosting.md"] as const;
 
-/** Commands that a block may call, for what a test may not do or does not have. */
+/** Replacements for commands that a test cannot run or does not have. */
 const STAND_INS: Readonly<Record<string, string>> = {
   sudo: 'exec "$@"',
-  // No systemd runs in here. Whatever the unit needs to be started is looked up all the same.
+  // No systemd runs here. The stand-in checks everything that the unit needs to start.
   systemctl: `
 case $1 in
   daemon-reload) exit ;;
@@ -29,12 +29,12 @@ case $1 in
 esac
 for unit; do
   case $unit in *@*) grep -q '^WATCH_PARTY_PORT=[0-9]*$' "/etc/watch-party-\${unit#*@}.env" || exit ;; esac
-  said=$(systemd-analyze verify --man=no "$unit.service" 2>&1) && ! printf %s "$said" | grep "^[^:]*$unit\\|watch-party" >&2 || exit 1
+  output=$(systemd-analyze verify --man=no "$unit.service" 2>&1) && ! printf %s "$output" | grep "^[^:]*$unit\\|watch-party" >&2 || exit 1
 done`,
   make: 'echo "make $*"',
 };
 
-test("every shell block of README.md and docs/hosting.md is run, or listed with the reason why not", () => {
+test("every shell block of README.md and docs/hosting.md runs, or is listed with a reason", () => {
   const blocks = DOCUMENTS.flatMap(readBlocks);
   assert.ok(blocks.length > 8, `${blocks.length} blocks`);
   for (const block of blocks) {
@@ -43,16 +43,21 @@ test("every shell block of README.md and docs/hosting.md is run, or listed with 
     assert.equal(count, isListed ? 0 : 1, `${block.document}, ${block.heading}: ${block.lines.join("; ")}`);
   }
   const first = new Set(blocks.map(({ lines }) => lines[0]));
-  for (const line of Object.keys(NOT_RUN)) assert.ok(first.has(line), `No block begins with: ${line}`);
+  for (const line of Object.keys(NOT_RUN)) assert.ok(first.has(line), `no block starts with: ${line}`);
 });
 
 for (const shell of ["sh", "zsh"]) {
   for (const { document, heading, place } of SECTIONS) {
-    test(`in ${shell} the blocks of ${document}, ${heading}, work as they stand (${place})`, (t) => {
+    test(`in ${shell}, the blocks of ${document}, ${heading}, work unchanged (${place})`, (t) => {
       const command = [process.execPath, `${ROOT}test/package/blocks.ts`, shell, document, heading, place];
       const isolated = ["unshare", "--map-root-user", "--mount", "--net", "sh", "-ec", ISOLATE, temporaryFolder(t)];
       const [file = "", ...parameters] = place === "clone" ? command : [...isolated, ...command];
-      const options = { cwd: goTo(t, place), env: environment(t), timeout: 5 * MINUTE, encoding: "utf8" } as const;
+      const options = {
+        cwd: makeFolder(t, place),
+        env: environment(t),
+        timeout: 5 * MINUTE,
+        encoding: "utf8",
+      } as const;
       const run = spawnSync(file, parameters, options);
       assert.equal(run.status, 0, `${run.stdout}${run.stderr}`);
       t.diagnostic(run.stdout);
@@ -60,7 +65,7 @@ for (const shell of ["sh", "zsh"]) {
   }
 }
 
-/** Brings the loopback interface up and mounts temporary folders over those that a block writes to. */
+/** Enables the loopback interface and mounts temporary folders over those that a block writes to. */
 const ISOLATE = `
 ip link set lo up
 mount -t tmpfs none "$0"
@@ -69,8 +74,8 @@ mount -t overlay overlay -o "lowerdir=/etc,upperdir=$0/upper,workdir=$0/work" /e
 mount -t tmpfs none /usr/local/bin
 exec "$@"`;
 
-/** Makes the folder where a reader is. */
-function goTo(t: TestContext, place: Place): string {
+/** Makes the folder in which a reader runs the blocks. */
+function makeFolder(t: TestContext, place: Place): string {
   const folder = temporaryFolder(t);
   if (place === "clone") {
     const files = execFileSync("git", ["ls-files", "-z", "--cached", "--others", "--exclude-standard"], { cwd: ROOT });
@@ -87,7 +92,7 @@ function goTo(t: TestContext, place: Place): string {
   return execFileSync("sh", ["-c", 'printf %s "$PWD"/watch-party-*/'], { cwd: folder, encoding: "utf8" });
 }
 
-/** PATH begins with the stand-ins, and curl's exit code says whether the answer was a good one. */
+/** An environment in which PATH starts with the stand-ins, and curl exits with an error for an error status. */
 function environment(t: TestContext): NodeJS.ProcessEnv {
   const folder = temporaryFolder(t);
   mkdirSync(`${folder}/bin`);

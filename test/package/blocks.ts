@@ -2,9 +2,9 @@
 //
 //   node test/package/blocks.ts SHELL DOCUMENT HEADING PLACE
 //
-// The folder that it is started in stands for where the reader is (PLACE is its kind). A line that starts the program
-// gets its Ctrl+C once /healthz has answered, and a line that opens a stream once something has arrived. Every other
-// line must end with exit code 0. zsh is interactive, because only then is `#` no comment to it.
+// Its working directory is the reader's folder, and PLACE is the kind of folder. A line that starts the program gets Ctrl+C
+// once /healthz has answered, and a line that opens a stream gets it once data has arrived. Every other line must end with
+// exit code 0. zsh is interactive, because only then does it not read `#` as a comment.
 
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
@@ -14,14 +14,14 @@ import { fileURLToPath } from "node:url";
 
 const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 
-/** Where a reader is: beside the downloaded files, in the unpacked archive, or in a clone of the repository. */
+/** The reader's folder: the downloaded files, the unpacked archive, or a clone of the repository. */
 export type Place = "downloads" | "archive" | "clone";
 
 export interface Section {
   document: "README.md" | "docs/hosting.md";
   heading: string;
   place: Place;
-  /** The program already runs on port 8080, as an earlier section has said. */
+  /** An earlier section has started the program on port 8080. */
   isServed?: boolean;
 }
 
@@ -33,11 +33,11 @@ export const SECTIONS: readonly Section[] = [
   { document: "docs/hosting.md", heading: "Ports below 1024", place: "archive" },
 ];
 
-/** The first lines of the blocks that are not run here, and why not. */
+/** The first lines of blocks that do not run here, with the reason. */
 export const NOT_RUN: Readonly<Record<string, string>> = {
-  "npm ci && npm test": ".ci/run does both, and this test is part of what comes after them.",
-  "systemd-run --user --unit watch-party ./watch-party": "It needs a user's own running systemd.",
-  "podman build -f deploy/Containerfile -t watch-party .": "test/deploy/container.sh runs both lines by buildah.",
+  "npm ci && npm test": ".ci/run runs both before this test.",
+  "systemd-run --user --unit watch-party ./watch-party": "It needs a running systemd of a user.",
+  "podman build -f deploy/Containerfile -t watch-party .": "test/deploy/container.sh runs both lines with buildah.",
 };
 
 export interface Block {
@@ -70,7 +70,7 @@ export function isPartOf(block: Block, section: Section): boolean {
   return isHere && !((block.lines[0] ?? "") in NOT_RUN);
 }
 
-/** A shell that is fed one line after the other. */
+/** A shell that runs one line at a time. */
 class Shell {
   readonly child: ChildProcess;
   output = "";
@@ -88,17 +88,17 @@ class Shell {
     this.child.once("exit", () => this.#changed());
   }
 
-  /** Returns the first match in what has been printed since `from`. */
+  /** Waits for the first match in the output after position `from`. */
   async match(pattern: RegExp, from: number): Promise<RegExpExecArray> {
     for (;;) {
       const found = pattern.exec(this.output.slice(from));
       if (found) return found;
-      assert.equal(this.child.exitCode, null, `The shell has ended: ${this.output.slice(from)}`);
+      assert.equal(this.child.exitCode, null, `The shell has exited: ${this.output.slice(from)}`);
       await new Promise<void>((resolve) => (this.#changed = resolve));
     }
   }
 
-  /** Runs a line and returns what it printed. */
+  /** Runs a line and returns its output. */
   async run(line: string): Promise<string> {
     const from = this.output.length;
     this.child.stdin?.write(`${line}\nprintf '\\n@%s@\\n' "$?"\n`);
@@ -109,11 +109,11 @@ class Shell {
     if (first[0].endsWith("@\n") && !ends.test(first[0].slice(0, first[0].lastIndexOf("\n@")))) {
       const code = /@(\d+)@\n$/.exec(first[0])?.[1];
       assert.equal(code, "0", this.output.slice(from));
-      assert.ok(!isStream, "The stream has ended by itself.");
+      assert.ok(!isStream, "The stream ended before Ctrl+C.");
       return this.output.slice(from);
     }
     if (!isStream) await assertHealthy(Number(first[1]));
-    for (const pid of leavesBelow(this.child.pid ?? 0)) process.kill(pid, "SIGINT");
+    for (const pid of findLeaves(this.child.pid ?? 0)) process.kill(pid, "SIGINT");
     const [, code] = await this.match(ends, from);
     if (!isStream) assert.equal(code, "0", `Ctrl+C: ${this.output.slice(from)}`);
     return this.output.slice(from);
@@ -131,16 +131,16 @@ async function assertHealthy(port: number): Promise<void> {
   assert.deepEqual(await reply.json(), { status: "ok" });
 }
 
-/** The processes below one that have none below themselves: what runs in the foreground. */
-function leavesBelow(root: number): number[] {
+/** The descendants of a process that have no children: the foreground processes. */
+function findLeaves(root: number): number[] {
   const parents = new Map<number, number>();
   for (const name of readdirSync("/proc").filter((each) => /^\d+$/.test(each))) {
     try {
-      // The name in brackets may hold anything; behind it come the state and the parent.
+      // The name in brackets can contain anything. The state and the parent follow it.
       const stat = readFileSync(`/proc/${name}/stat`, "latin1");
       parents.set(Number(name), Number(stat.slice(stat.lastIndexOf(")")).split(" ")[2]));
     } catch {
-      // It has ended meanwhile.
+      // The process has exited in the meantime.
     }
   }
   const below = (pid: number): number[] => {
@@ -150,7 +150,7 @@ function leavesBelow(root: number): number[] {
   return below(root).filter((pid) => pid !== root);
 }
 
-/** Sends a request to the program on port 8080 and returns the JSON that it answers. */
+/** Sends a request to the program on port 8080. Returns its JSON. */
 async function call(path: string, method: string, token?: string): Promise<Record<string, unknown>> {
   const headers = token === undefined ? {} : { Authorization: `Bearer ${token}` };
   const reply = await fetch(`http://localhost:8080${path}`, { method, headers });
@@ -158,7 +158,7 @@ async function call(path: string, method: string, token?: string): Promise<Recor
   return { ...Object(body) };
 }
 
-/** Makes a chat with an invitation. */
+/** Creates a chat with an invitation. */
 async function openChat(): Promise<{ link: string; texts: () => Promise<string> }> {
   const chat = await call("/create", "POST");
   const [path, token] = [`/${String(chat["chat_id"])}`, String(chat["session_token"])];
@@ -182,7 +182,7 @@ async function runSection(shellName: string, section: Section): Promise<void> {
   const shell = new Shell(shellName);
   let invitation = "";
   const blocks = readBlocks(document).filter((block) => isPartOf(block, section));
-  assert.ok(blocks.length > 0, "There is nothing to run.");
+  assert.ok(blocks.length > 0, "The section has no blocks.");
   for (const line of blocks.flatMap(({ lines }) => lines)) {
     const filled = line
       .replaceAll("linux-x64", `linux-${process.arch}`)
@@ -193,7 +193,7 @@ async function runSection(shellName: string, section: Section): Promise<void> {
     invitation = /"invite_token":"([^"]+)"/.exec(printed)?.[1] ?? invitation;
   }
   await shell.end();
-  if (chat) assert.match(await chat.texts(), /make -j4 on \S+: done/, "notify.sh did not tell the chat");
+  if (chat) assert.match(await chat.texts(), /make -j4 on \S+: done/, "notify.sh posted no message");
   program?.kill();
   await closed;
 }
@@ -207,7 +207,7 @@ if (import.meta.main) {
     process.exit(0);
   } catch (error) {
     console.error(error);
-    for (const pid of leavesBelow(process.pid)) process.kill(pid, "SIGKILL");
+    for (const pid of findLeaves(process.pid)) process.kill(pid, "SIGKILL");
     process.exit(1);
   }
 }

@@ -1,4 +1,4 @@
-// What a release consists of, made by `npm run package -- --all`, which `npm run test:package` has run before.
+// The files of a release. `npm run test:package` makes them first, with `npm run package -- --all`.
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -15,17 +15,17 @@ const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 const DIST = `${ROOT}dist/`;
 const NAME = `watch-party-${assets.version}`;
 
-/** The platforms, the ending of each executable and that of its archive. */
+/** Each platform with the suffix of its executable and of its archive. */
 const PLATFORMS = [
   ["linux-x64", "", ".tar.gz"],
   ["linux-arm64", "", ".tar.gz"],
   ["windows-x64", ".exe", ".zip"],
 ] as const;
 
-/** The file with other people's licences, in an archive; in a release its name begins with the program's. */
+/** The file with the licences of dependencies in an archive. In a release, its name starts with the program's. */
 const LICENSES = "THIRD-PARTY-LICENSES.txt";
 
-test("a release has an executable and an archive for each platform, the licences, and the checksums of all", () => {
+test("a release has an executable and an archive per platform, the licences, and a checksum per file", () => {
   const names = PLATFORMS.flatMap(([platform, suffix, ending]) =>
     [suffix, ending].map((end) => `${NAME}-${platform}${end}`),
   ).concat(`${NAME}-${LICENSES}`);
@@ -39,7 +39,7 @@ test("a release has an executable and an archive for each platform, the licences
   );
 });
 
-test("for linux-x64 the executable has at most 110 MB and its archive at most 41 MB", () => {
+test("the executable for linux-x64 is at most 110 MB, and its archive at most 41 MB", () => {
   for (const [end, limit] of [
     ["", 110_000_000],
     [".tar.gz", 41_000_000],
@@ -50,10 +50,10 @@ test("for linux-x64 the executable has at most 110 MB and its archive at most 41
 });
 
 for (const [platform, suffix, ending] of PLATFORMS) {
-  test(`the archive for ${platform} has one folder, named like no downloaded file, with the executable and documents`, (t) => {
+  test(`the archive for ${platform} has one folder with the executable and documents, and its name is not a file of the release`, (t) => {
     const folder = unpack(t, `${DIST}${NAME}-${platform}${ending}`);
     assert.deepEqual(readdirSync(folder), [NAME]);
-    assert.ok(!readdirSync(DIST).includes(NAME), "the folder's name is a file's, too");
+    assert.ok(!readdirSync(DIST).includes(NAME), "a file of the release has the folder's name");
     const inside = `${folder}/${NAME}`;
     const files = readdirSync(inside, { recursive: true, withFileTypes: true })
       .filter((entry) => entry.isFile())
@@ -61,7 +61,7 @@ for (const [platform, suffix, ending] of PLATFORMS) {
     const program = `watch-party${suffix}`;
     assert.ok(files.includes(program));
     for (const name of ["README.md", "LICENSE", ...trackedIn("deploy"), ...trackedIn("examples")]) {
-      assert.ok(files.includes(name), `There is no ${name}.`);
+      assert.ok(files.includes(name), `${name} is missing`);
     }
     for (const name of files) {
       const originals: Record<string, string> = {
@@ -78,7 +78,7 @@ for (const [platform, suffix, ending] of PLATFORMS) {
   });
 }
 
-test("the licences are Node's, with the libraries in it, and those of every package in page and server", async () => {
+test("the licences cover Node and its libraries, and every package in the page and the server", async () => {
   const text = readFileSync(`${DIST}${NAME}-${LICENSES}`, "utf8");
   const sources = [`node-linux-${process.arch}`, "lean-qr"];
   for (const source of sources) {
@@ -103,7 +103,7 @@ test("the licences are Node's, with the libraries in it, and those of every pack
   assert.deepEqual([...new Set(packages)], ["lean-qr"]);
 });
 
-test("what the documents in an archive link to below docs/, deploy/ and examples/ is in the archive", (t) => {
+test("an archive contains every file in docs/, deploy/ and examples/ that its documents link to", (t) => {
   const inside = `${unpack(t, `${DIST}${NAME}-linux-x64.tar.gz`)}/${NAME}/`;
   const documents = ["README.md", ...readdirSync(`${inside}docs`).map((name) => `docs/${name}`)];
   let count = 0;
@@ -112,7 +112,7 @@ test("what the documents in an archive link to below docs/, deploy/ and examples
     for (const [, link = ""] of text.matchAll(/(?:\]\(|src=")([^)"#]+)/g)) {
       if (link.includes(":")) continue;
       const target = relative(inside, resolve(dirname(`${inside}${document}`), link));
-      // Readers of these have the source.
+      // Links to other files are for readers who have the source.
       if (!/^(docs|deploy|examples)\b/.test(target) || target === "docs/releasing.md") continue;
       assert.ok(existsSync(`${inside}${target}`), `${document} links to ${target}`);
       count += 1;
@@ -121,7 +121,7 @@ test("what the documents in an archive link to below docs/, deploy/ and examples
   assert.ok(count > 10, `${count} links`);
 });
 
-test("what comes out of the archive runs, unpacked beside the executable of the same release", (t) => {
+test("the executable from the archive runs, even unpacked next to the executable of the same release", (t) => {
   const own = `linux-${process.arch}`;
   const folder = temporaryFolder(t);
   for (const end of ["", ".tar.gz"]) cpSync(`${DIST}${NAME}-${own}${end}`, `${folder}/${NAME}-${own}${end}`);
@@ -131,7 +131,7 @@ test("what comes out of the archive runs, unpacked beside the executable of the 
   }
 });
 
-test("the Linux executables need no more than glibc 2.28, libstdc++ and libgcc", () => {
+test("the Linux executables need only glibc 2.28, libstdc++ and libgcc", () => {
   for (const platform of ["linux-x64", "linux-arm64"]) {
     const file = `${DIST}${NAME}-${platform}`;
     const needed = execFileSync("readelf", ["--dynamic", "--wide", file], { encoding: "utf8" });
@@ -145,14 +145,14 @@ test("the Linux executables need no more than glibc 2.28, libstdc++ and libgcc",
     const minors = Array.from(versions.matchAll(/\bGLIBC_2\.(\d+)/g), ([, minor]) => Number(minor));
     assert.equal(Math.max(...minors), 28, platform);
     const gcc = Array.from(versions.matchAll(/\bGLIBCXX_3\.4\.(\d+)/g), ([, minor]) => Number(minor));
-    // That is libstdc++ of GCC 5. Whatever has glibc 2.28 has a newer one.
+    // libstdc++ of GCC 5. Every system with glibc 2.28 has a newer one.
     assert.ok(Math.max(...gcc) <= 21, `GLIBCXX_3.4.${Math.max(...gcc)}`);
   }
 });
 
-test("the Windows executable has no signature, a checksum of zero, and its own name and version in its properties", () => {
+test("the Windows executable has no signature, a checksum of zero, and the program's name and version", () => {
   const bytes = readFileSync(`${DIST}${NAME}-windows-x64.exe`);
-  const header = bytes.readUInt32LE(0x3c) + 24; // behind the mark and the file header
+  const header = bytes.readUInt32LE(0x3c) + 24; // after the signature and the file header
   assert.equal(bytes.readUInt16LE(header), 0x20b, "PE32+");
   assert.equal(bytes.readUInt32LE(header + 64), 0, "the checksum");
   const certificates = header + 112 + 4 * 8;
@@ -182,31 +182,31 @@ test("the Windows executable has no signature, a checksum of zero, and its own n
   }
 });
 
-test("each executable is one of its platform, and holds the program once and in use", () => {
+test("every executable is for its platform, and contains the program exactly once", () => {
   const program = readFileSync(`${DIST}server.cjs`);
   for (const [platform, suffix] of PLATFORMS) {
     const bytes = readFileSync(`${DIST}${NAME}-${platform}${suffix}`);
     assert.equal(platformOf(bytes), platform);
     const at = bytes.indexOf(program);
-    assert.ok(at > 0, `${platform} has no program`);
-    assert.equal(bytes.indexOf(program, at + 1), -1, `${platform} has it twice`);
-    // Node's own mark: it looks for a program inside only where this ends in 1.
+    assert.ok(at > 0, `${platform} does not contain the program`);
+    assert.equal(bytes.indexOf(program, at + 1), -1, `${platform} contains it twice`);
+    // Node runs the embedded program only if this fuse ends in 1.
     assert.ok(bytes.includes("NODE_SEA_FUSE_fce680ab2cc467b6e072b8b5df1996b2:1"), `${platform} would be a bare Node`);
   }
 });
 
-test("no executable tells where it was made", () => {
+test("no executable contains the path of its build folder", () => {
   for (const [platform, suffix] of PLATFORMS) {
     assert.ok(!readFileSync(`${DIST}${NAME}-${platform}${suffix}`).includes(ROOT), platform);
   }
 });
 
-test("made anew in another folder, time zone and umask, from elsewhere, it is the same to the byte", (t) => {
+test("a build in another folder, time zone, locale and umask is identical to the byte", (t) => {
   const other = `${temporaryFolder(t)}/a folder/of another depth`;
   mkdirSync(other, { recursive: true });
   const files = execFileSync("git", ["ls-files", "-z", "--cached", "--others", "--exclude-standard"], { cwd: ROOT });
   for (const name of files.toString().split("\0").filter(Boolean)) cpSync(`${ROOT}${name}`, `${other}/${name}`);
-  // Hard links, not symbolic ones, which would lead esbuild back here; copies where that is another disk.
+  // Hard links, because esbuild would follow symbolic links back to this folder. Copies if that is on another disk.
   const copy = `cp --archive --link "$0" "$1" || cp --archive "$0" "$1"`;
   execFileSync("sh", ["-c", copy, `${ROOT}node_modules`, other], { stdio: "ignore" });
   const build = `umask 077 && "$0" "$1/build.mjs" && "$0" "$1/build.mjs" --package --archive`;
@@ -220,7 +220,7 @@ test("made anew in another folder, time zone and umask, from elsewhere, it is th
   for (const [name, sum] of there) assert.equal(sum, here.get(name), name);
 });
 
-test("a build and a new executable for this machine leave the rest of a release as it is", () => {
+test("building again, and packaging for this machine only, leaves the rest of a release unchanged", () => {
   const names = readdirSync(DIST);
   const sums = readSums(DIST);
   for (const flags of [[], ["--package"]]) {
@@ -230,13 +230,13 @@ test("a build and a new executable for this machine leave the rest of a release 
   assert.deepEqual(readSums(DIST), sums);
 });
 
-/** The files right inside a folder of the repository that git knows or would add. */
+/** The files in a folder of the repository that git tracks or would add. */
 function trackedIn(folder: string): string[] {
   const names = ["ls-files", "--cached", "--others", "--exclude-standard", folder];
   return execFileSync("git", names, { cwd: ROOT, encoding: "utf8" }).trimEnd().split("\n");
 }
 
-/** What SHA256SUMS says of each name, having looked whether it is so. */
+/** The checksum of each file in SHA256SUMS. Checks them against the files. */
 function readSums(folder: string): Map<string, string> {
   const lines = readFileSync(`${folder}SHA256SUMS`, "utf8").trimEnd().split("\n");
   return new Map(
@@ -254,7 +254,7 @@ function readSums(folder: string): Map<string, string> {
   );
 }
 
-/** Unpacks an archive by the machine's own tools into a folder that is gone when the test is over. */
+/** Unpacks an archive with the system's tools into a folder that is deleted after the test. */
 function unpack(t: TestContext, archive: string): string {
   const folder = temporaryFolder(t);
   if (archive.endsWith(".zip")) execFileSync("unzip", ["-q", archive, "-d", folder]);
@@ -262,7 +262,7 @@ function unpack(t: TestContext, archive: string): string {
   return folder;
 }
 
-/** Reads from an executable's header what it is for: ELF's e_machine, or the machine in the PE header. */
+/** Reads the platform from an executable's header: e_machine of ELF, or Machine of PE. */
 function platformOf(bytes: Buffer): string | undefined {
   if (bytes.toString("latin1", 0, 4) === "\x7fELF") {
     return { 0x3e: "linux-x64", 0xb7: "linux-arm64" }[bytes.readUInt16LE(18)];

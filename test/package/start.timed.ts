@@ -1,4 +1,4 @@
-// How long it takes from starting the executable to its first answer, beside `node dist/server.cjs`.
+// The time from starting the executable to its first answer, compared with `node dist/server.cjs`.
 
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
@@ -12,33 +12,33 @@ import { executablePath, freePort, plainEnvironment } from "../helpers.ts";
 const ROUNDS = 21;
 const PLAIN = [process.execPath, fileURLToPath(new URL("../../dist/server.cjs", import.meta.url))];
 
-test("from its start to its first answer the executable takes at most 1.3 times as long as plain Node", async (t) => {
+test("the executable's first answer takes at most 1.3 times as long as that of plain Node", async (t) => {
   const commands = [PLAIN, [executablePath()]];
   const times: number[][] = [[], []];
-  // In turns, so that whatever else the machine does falls on both.
+  // Alternating, so that other load on the machine affects both.
   for (let round = 0; round < ROUNDS; round += 1) {
-    for (const [index, command] of commands.entries()) times[index]?.push(await firstAnswer(command));
+    for (const [index, command] of commands.entries()) times[index]?.push(await timeFirstAnswer(command));
   }
   const [plain = NaN, executable = NaN] = times.map((list) => list.toSorted((a, b) => a - b)[(ROUNDS - 1) / 2]);
   t.diagnostic(`plain Node ${plain.toFixed(0)} ms, the executable ${executable.toFixed(0)} ms (medians of ${ROUNDS})`);
   assert.ok(executable <= 1.3 * plain);
 });
 
-/** Milliseconds from the start of a process to its answer, asked for all the time. */
-async function firstAnswer(command: readonly string[]): Promise<number> {
+/** Sends requests until one is answered. Returns the milliseconds since the start of the process. */
+async function timeFirstAnswer(command: readonly string[]): Promise<number> {
   const port = await freePort();
   const [file, ...args] = [...command, "--host", "127.0.0.1", "--port", String(port)];
   const begun = performance.now();
   const child = spawn(file, args, { env: plainEnvironment(), stdio: "ignore" });
   while (!(await isHealthy(port, child))) await sleep(1);
-  const taken = performance.now() - begun;
+  const elapsed = performance.now() - begun;
   child.kill("SIGKILL");
   await once(child, "close");
-  return taken;
+  return elapsed;
 }
 
 function isHealthy(port: number, child: ChildProcess): Promise<boolean> {
-  assert.equal(child.exitCode, null, "it has ended");
+  assert.equal(child.exitCode, null, "the process has exited");
   return new Promise((resolve) => {
     const outgoing = request({ host: "127.0.0.1", port, path: "/healthz", agent: false }, (answer) => {
       answer.resume();

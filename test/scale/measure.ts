@@ -1,7 +1,7 @@
-// What docs/scaling.md reckons with: the memory of chats and of held polls, and the CPU time of a message, on one node
-// and in HAProxy before it. `node --test test/scale/measure.ts` prints it; it takes two minutes and a free core.
+// Measures the figures of docs/scaling.md: memory of chats and held polls, and CPU time per message, for one node and for
+// HAProxy in front of it. Run `node --test test/scale/measure.ts`; it takes two minutes and a free core.
 //
-// Memory is what the kernel counts for the process (resident), so with the garbage that V8 had not yet collected.
+// Memory is the resident set size, so it includes garbage that V8 has not collected yet.
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -9,44 +9,44 @@ import { readFileSync } from "node:fs";
 import test, { type TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { at, LOCAL, Program, record, stringOf } from "../helpers.ts";
-import { countHeld, eventually, type Seat, startHaproxy } from "../proxies.ts";
+import { countWaiters, eventually, type Seat, startHaproxy } from "../proxies.ts";
 import { Line } from "../soak/tools.ts";
 
 const FLAGS = [...LOCAL, "--node", "a", "--no-rate-limit", "--metrics", "--max-chats", "100000"];
 const SEATS = 6;
 const MESSAGES = 30;
-const TEXT = "What people say in a chat has about as many characters as this line of text has.";
+const TEXT = "Most messages in a chat are about one line long, so this text has the same size.";
 const TICKS = Number(execFileSync("getconf", ["CLK_TCK"], { encoding: "utf8" }));
 
-test("memory of an idle chat and of a full one", { timeout: 300_000 }, async (t) => {
+test("memory of an idle chat and of a full chat", { timeout: 300_000 }, async (t) => {
   const node = await Program.start(t, FLAGS);
   const lines = await openLines(t, node.port, 32);
   await makeChats(lines, 500, SEATS);
   const empty = resident(pidOf(node));
   await makeChats(lines, 20_000, 1);
   const idle = resident(pidOf(node));
-  report(t, { "bytes an idle chat of one": (idle - empty) / 20_000 });
+  report(t, { "bytes per idle chat of one": (idle - empty) / 20_000 });
   const seats = await makeChats(lines, 3_000, SEATS);
   await inParallel(lines, seats, async (line, chat) => {
     for (let index = 0; index < MESSAGES; index += 1) await post(line, at(chat, index % SEATS));
   });
-  report(t, { "bytes a chat of six with thirty messages": (resident(pidOf(node)) - idle) / 3_000 });
+  report(t, { "bytes per chat of six with thirty messages": (resident(pidOf(node)) - idle) / 3_000 });
 });
 
 for (const isProxied of [false, true]) {
-  test(`held polls and messages, ${isProxied ? "through HAProxy" : "straight"}`, { timeout: 300_000 }, async (t) => {
+  test(`held polls and messages, ${isProxied ? "through HAProxy" : "direct"}`, { timeout: 300_000 }, async (t) => {
     const node = await Program.start(t, FLAGS);
     const proxy = isProxied ? await startHaproxy(t, [node.port]) : undefined;
     const port = proxy?.port ?? node.port;
     const lines = await openLines(t, port, 8);
     const chats = await makeChats(lines, 500, SEATS);
     const processes = { node: pidOf(node), ...(proxy === undefined ? {} : { haproxy: proxy.pid }) };
-    const before = lookAt(processes);
+    const before = sample(processes);
     const readers = await openLines(t, port, chats.length * SEATS);
     for (const [index, reader] of readers.entries())
       void keepReading(reader, at(at(chats, Math.floor(index / SEATS)), index % SEATS));
-    await eventually("the polls to be held", async () => (await countHeld(node)) === readers.length);
-    const held = lookAt(processes);
+    await eventually("the polls to be held", async () => (await countWaiters(node)) === readers.length);
+    const held = sample(processes);
     const posts = 10_000;
     const begun = performance.now();
     await inParallel(
@@ -56,17 +56,17 @@ for (const isProxied of [false, true]) {
         await post(line, at(chat, 0));
       },
     );
-    await eventually("the polls to be held again", async () => (await countHeld(node)) === readers.length);
+    await eventually("the polls to be held again", async () => (await countWaiters(node)) === readers.length);
     const seconds = (performance.now() - begun) / 1000;
-    const after = lookAt(processes);
+    const after = sample(processes);
     for (const [name, { memory, cpu }] of Object.entries(after)) {
       report(t, {
-        [`${name}: bytes a held poll`]:
+        [`${name}: bytes per held poll`]:
           ((held[name]?.memory ?? memory) - (before[name]?.memory ?? memory)) / readers.length,
-        [`${name}: CPU microseconds a message to six`]: ((cpu - (held[name]?.cpu ?? 0)) / posts) * 1e6,
+        [`${name}: CPU microseconds per message to six`]: ((cpu - (held[name]?.cpu ?? 0)) / posts) * 1e6,
       });
     }
-    report(t, { "messages a second": posts / seconds });
+    report(t, { "messages per second": posts / seconds });
   });
 }
 
@@ -76,7 +76,7 @@ test("CPU of plain requests through HAProxy", { timeout: 300_000 }, async (t) =>
   const lines = await openLines(t, proxy.port, 16);
   const chats = await makeChats(lines, 16, 1);
   const processes = { node: pidOf(node), haproxy: proxy.pid };
-  const before = lookAt(processes);
+  const before = sample(processes);
   const requests = 60_000;
   await inParallel(
     lines,
@@ -86,9 +86,12 @@ test("CPU of plain requests through HAProxy", { timeout: 300_000 }, async (t) =>
       assert.equal((await line.ask("GET", path, { token })).status, 200);
     },
   );
-  const after = lookAt(processes);
+  const after = sample(processes);
   const each = (name: "node" | "haproxy") => (((after[name]?.cpu ?? 0) - (before[name]?.cpu ?? 0)) / requests) * 1e6;
-  report(t, { "node: CPU microseconds a GET": each("node"), "haproxy: CPU microseconds a request": each("haproxy") });
+  report(t, {
+    "node: CPU microseconds per GET": each("node"),
+    "haproxy: CPU microseconds per request": each("haproxy"),
+  });
 });
 
 async function openLines(t: TestContext, port: number, count: number): Promise<Line[]> {
@@ -125,7 +128,7 @@ async function post(line: Line, { path, token }: Seat): Promise<void> {
   assert.equal((await line.ask("POST", path, { token, body: { text: TEXT } })).status, 201);
 }
 
-/** Polls from the cursor on until its connection is closed. */
+/** Polls again and again until its connection is closed. */
 async function keepReading(line: Line, { path, token }: Seat): Promise<void> {
   let since = "latest";
   for (;;) {
@@ -135,7 +138,7 @@ async function keepReading(line: Line, { path, token }: Seat): Promise<void> {
   }
 }
 
-/** Each line takes the next of the jobs until there are none. */
+/** Every line takes the next job until none are left. */
 async function inParallel<Job>(
   lines: Line[],
   jobs: Job[],
@@ -154,19 +157,23 @@ function pidOf(node: Program): number {
   return node.child.pid ?? 0;
 }
 
-type Looks = Record<string, { memory: number; cpu: number }>;
+/** Bytes and CPU seconds of each process. */
+type Samples = Record<string, { memory: number; cpu: number }>;
 
-function lookAt(processes: Record<string, number>): Looks {
-  const looks = Object.entries(processes).map(([name, pid]) => [name, { memory: resident(pid), cpu: cpuSeconds(pid) }]);
-  return Object.fromEntries(looks);
+function sample(processes: Record<string, number>): Samples {
+  const samples = Object.entries(processes).map(([name, pid]) => [
+    name,
+    { memory: resident(pid), cpu: cpuSeconds(pid) },
+  ]);
+  return Object.fromEntries(samples);
 }
 
-/** Bytes. */
+/** The resident set size of a process in bytes. */
 function resident(pid: number): number {
   return Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]) * 1024;
 }
 
-/** Of all its threads, in its own code and in the kernel's for it (proc(5), fields 14 and 15). */
+/** CPU seconds of all threads of a process, in user and kernel mode: fields 14 and 15 of /proc/PID/stat (proc(5)). */
 function cpuSeconds(pid: number): number {
   const fields = readFileSync(`/proc/${pid}/stat`, "utf8")
     .replace(/^.*\) /, "")

@@ -1,4 +1,4 @@
-// Three nodes behind HAProxy with deploy/haproxy.cfg.
+// Three nodes behind HAProxy, with deploy/haproxy.cfg.
 
 import assert from "node:assert/strict";
 import { Agent } from "node:http";
@@ -22,7 +22,7 @@ import {
 import { start as startChat } from "../people.ts";
 import {
   checkHaproxy,
-  countHeld,
+  countWaiters,
   createChat,
   eventually,
   join,
@@ -55,7 +55,7 @@ class Cluster {
     return new Cluster(t, nodes, port, admin);
   }
 
-  /** A chat on each node, with somebody who listens there. */
+  /** Creates a chat on each node, with an open stream. */
   async chatOnEach(): Promise<Record<Name, Seat>> {
     const seats: Partial<Record<Name, Seat>> = {};
     while (Object.keys(seats).length < NAMES.length) {
@@ -74,14 +74,14 @@ class Cluster {
     return send(this, "GET", `${seat.path}${query}`, { token: seat.token });
   }
 
-  /** Nodes of as many new chats. */
+  /** Creates this many chats. Returns their nodes. */
   async createMany(count: number): Promise<Set<Name>> {
     const seats = await Promise.all(Array.from({ length: count }, () => createChat(this)));
     return new Set(seats.map(nodeOf));
   }
 
-  /** A line for HAProxy's Runtime API. */
-  tell(line: string): Promise<string> {
+  /** Sends a command to HAProxy's Runtime API. Returns its answer. */
+  command(line: string): Promise<string> {
     return new Promise((resolve, reject) => {
       let answer = "";
       const socket = connect(this.#admin, () => socket.end(`${line}\n`));
@@ -104,12 +104,12 @@ function nodeOf({ path }: Seat): Name {
   return name;
 }
 
-test("HAProxy's own check finds nothing wrong with deploy/haproxy.cfg as it is", () => {
+test("HAProxy accepts the unchanged deploy/haproxy.cfg", () => {
   const { status, stdout, stderr } = checkHaproxy();
   assert.deepEqual([status, stderr], [0, ""], stdout);
 });
 
-test("each new chat goes where the fewest people wait, and everything of it to its node", async (t) => {
+test("a new chat goes to the node with the fewest readers, and all its requests follow", async (t) => {
   const cluster = await Cluster.start(t);
   const counts = { a: 0, b: 0, c: 0 };
   for (let index = 0; index < 9; index += 1) {
@@ -120,43 +120,43 @@ test("each new chat goes where the fewest people wait, and everything of it to i
     assert.deepEqual(pollOf(await cluster.read(seat)).messages, [message]);
   }
   assert.deepEqual(counts, { a: 3, b: 3, c: 3 });
-  for (const name of NAMES) assert.equal(await countHeld(cluster.nodes[name]), 3);
+  for (const name of NAMES) assert.equal(await countWaiters(cluster.nodes[name]), 3);
 });
 
-test("a held poll is answered at once by a post, on every node", async (t) => {
+test("on every node, a post answers a held poll at once", async (t) => {
   const cluster = await Cluster.start(t);
   for (const [name, seat] of Object.entries(await cluster.chatOnEach())) {
     const reader = await join(cluster, seat);
     const held = cluster.read(reader, "?since=latest&wait=50");
     const node = cluster.nodes[nodeOf(seat)];
-    await eventually("the poll to be held", async () => (await countHeld(node)) === 2);
+    await eventually("the poll to be held", async () => (await countWaiters(node)) === 2);
     const message = messageOf(await cluster.post(seat, `to ${name}`));
     assert.deepEqual(pollOf(await held).messages, [message]);
   }
 });
 
-test("a reader who disconnects is not held any longer, so a page that is reloaded often still gets its polls", async (t) => {
+test("a poll ends when its reader disconnects, so a page can be reloaded often", async (t) => {
   const cluster = await Cluster.start(t);
   const seat = await createChat(cluster);
   const node = cluster.nodes[nodeOf(seat)];
-  // A browser may hold four polls.
+  // A browser can hold four polls.
   const path = `${seat.path}?since=latest&wait=50&browser=reloading`;
   for (let load = 0; load < 6; load += 1) {
     const controller = new AbortController();
     const poll = send(cluster, "GET", path, { token: seat.token, signal: controller.signal });
-    await eventually("the poll to be held", async () => (await countHeld(node)) === 1);
+    await eventually("the poll to be held", async () => (await countWaiters(node)) === 1);
     controller.abort();
     await assert.rejects(poll);
-    await eventually("the poll to end", async () => (await countHeld(node)) === 0);
+    await eventually("the poll to end", async () => (await countWaiters(node)) === 0);
   }
   const final = send(cluster, "GET", path, { token: seat.token });
-  await eventually("the last poll to be held", async () => (await countHeld(node)) === 1);
+  await eventually("the last poll to be held", async () => (await countWaiters(node)) === 1);
   const message = messageOf(await cluster.post(seat, "still here"));
   const { messages, retry_in } = pollOf(await final);
   assert.deepEqual([messages, retry_in], [[message], undefined]);
 });
 
-test("each line of a stream comes at once", async (t) => {
+test("each line of a stream arrives at once", async (t) => {
   const cluster = await Cluster.start(t);
   const seat = await createChat(cluster);
   const lines = await openStream(t, cluster, seat);
@@ -177,7 +177,7 @@ test("each line of a stream comes at once", async (t) => {
   assert.ok(median < 100, `${median} ms`);
 });
 
-test("a create repeated with its key gives the same chat, though there are other nodes", async (t) => {
+test("a create repeated with its key reaches the same node and returns the same chat", async (t) => {
   const cluster = await Cluster.start(t);
   for (const key of ["first key, of 22 or more", "another key, as long as it"]) {
     const headers = { "Idempotency-Key": key };
@@ -189,7 +189,7 @@ test("a create repeated with its key gives the same chat, though there are other
   }
 });
 
-test("the page comes from any node, also for a chat of no node", async (t) => {
+test("any node serves the page, even for a chat whose node does not exist", async (t) => {
   const cluster = await Cluster.start(t);
   const headers = { Accept: "text/html" };
   for (const path of ["/", "/", "/", "/b-AAAAAAAAAAAAAAAA", "/z-AAAAAAAAAAAAAAAA"]) {
@@ -199,34 +199,34 @@ test("the page comes from any node, also for a chat of no node", async (t) => {
   }
 });
 
-test("a killed node loses its own chats alone, and the API says so", async (t) => {
+test("a killed node loses only its own chats, and the API reports that", async (t) => {
   const cluster = await Cluster.start(t);
   const seats = await cluster.chatOnEach();
   const reader = await join(cluster, seats.b);
-  const others = cluster.read(reader, "?since=latest&wait=50");
+  const heldElsewhere = cluster.read(reader, "?since=latest&wait=50");
   const held = cluster.read(seats.a, "?since=latest&wait=50");
   const { a, b } = cluster.nodes;
-  await eventually("the polls to be held", async () => (await countHeld(a)) + (await countHeld(b)) === 4);
+  await eventually("the polls to be held", async () => (await countWaiters(a)) + (await countWaiters(b)) === 4);
 
   await a.stop("SIGKILL");
   assertError(await held, "stopping");
-  // First it may come back; then it is taken for dead, and who has its tokens is told that they are worth nothing.
+  // At first the node may still return. Then HAProxy marks it as down, and another node refuses its tokens.
   const replies: Reply[] = [];
   await eventually(
-    "the end of the chat",
-    async () => replies.push(await cluster.read(seats.a)) > 0 && last(replies) !== 503,
+    "HAProxy to mark the node as down",
+    async () => replies.push(await cluster.read(seats.a)) > 0 && lastStatus(replies) !== 503,
   );
   for (const reply of replies.slice(0, -1)) assertError(reply, "stopping");
   assertError(at(replies, -1), "invalid_token");
   assertApiHeaders(at(replies, -1));
 
   const message = messageOf(await cluster.post(seats.b, "still here"));
-  assert.deepEqual(pollOf(await others).messages, [message]);
+  assert.deepEqual(pollOf(await heldElsewhere).messages, [message]);
   messageOf(await cluster.post(seats.c, "here too"));
   assert.deepEqual([...(await cluster.createMany(12))].toSorted(), ["b", "c"]);
 });
 
-test("the page of a chat whose node was killed says that the chat is gone", async (t) => {
+test("the page of a chat whose node was killed reports that the chat is gone", async (t) => {
   const cluster = await Cluster.start(t);
   const browser = await launchBrowser();
   t.after(() => browser.close());
@@ -234,41 +234,41 @@ test("the page of a chat whose node was killed says that the chat is gone", asyn
   const link = await startChat(page, { origin: `http://party.test:${cluster.port}` });
   const name = nodeOf({ path: new URL(link).pathname, token: "" });
   await cluster.nodes[name].stop("SIGKILL");
-  await page.getByText("The host was restarted, so this chat is gone").waitFor({ timeout: 30_000 });
+  await page.getByText("The host was restarted, so this chat is gone.").waitFor({ timeout: 30_000 });
 });
 
-test("a node that comes back gets new chats", async (t) => {
+test("a node that returns gets new chats", async (t) => {
   const cluster = await Cluster.start(t);
   const { a } = cluster.nodes;
   const { port } = a;
   await a.stop();
-  // Nobody who starts a chat is refused, not even before HAProxy has noticed.
+  // No create fails, even before HAProxy has noticed.
   assert.deepEqual([...(await cluster.createMany(12))].toSorted(), ["b", "c"]);
   await startNode(t, "a", ["--no-rate-limit", "--port", String(port)]);
-  await eventually("its first chat", async () => (await cluster.createMany(3)).has("a"));
+  await eventually("the node to get a chat", async () => (await cluster.createMany(3)).has("a"));
 });
 
-test("a drained node finishes its chats, while new ones go elsewhere", async (t) => {
+test("a drained node keeps its chats, while new ones go to other nodes", async (t) => {
   const cluster = await Cluster.start(t);
   const seats = await cluster.chatOnEach();
-  assert.equal(await cluster.tell("set server chats/a state drain"), "");
+  assert.equal(await cluster.command("set server chats/a state drain"), "");
   assert.deepEqual([...(await cluster.createMany(12))].toSorted(), ["b", "c"]);
   const reader = await join(cluster, seats.a);
   const held = cluster.read(reader, "?since=latest&wait=50");
-  await eventually("the poll to be held", async () => (await countHeld(cluster.nodes.a)) === 2);
+  await eventually("the poll to be held", async () => (await countWaiters(cluster.nodes.a)) === 2);
   const message = messageOf(await cluster.post(seats.a, "one more"));
   assert.deepEqual(pollOf(await held).messages, [message]);
-  assert.equal(await cluster.tell("set server chats/a state ready"), "");
+  assert.equal(await cluster.command("set server chats/a state ready"), "");
   assert.ok((await cluster.createMany(12)).has("a"));
 });
 
-test("links begin with the address that the browser has", async (t) => {
+test("links start with the browser's address", async (t) => {
   const cluster = await Cluster.start(t);
   const session = sessionOf(await send(cluster, "POST", "/create", { headers: { Host: "chat.example.org" } }));
   assert.equal(session.url, `http://chat.example.org/${session.chat_id}`);
 });
 
-test("who creates too much is refused, and nobody else, whatever headers they make up", async (t) => {
+test("the rate limit counts real addresses and ignores forged headers", async (t) => {
   const cluster = await Cluster.start(t, []);
   const replies: Reply[] = [];
   for (let index = 0; index < 240; index += 1) {
@@ -280,12 +280,12 @@ test("who creates too much is refused, and nobody else, whatever headers they ma
   sessionOf(await send({ port: cluster.port, agent }, "POST", "/create"));
 });
 
-test("the metrics are shown to nobody", async (t) => {
+test("the metrics are not exposed", async (t) => {
   const cluster = await Cluster.start(t);
-  // HAProxy's own answer.
+  // HAProxy itself answers 404.
   assert.equal((await send({ port: cluster.port, isForeign: true }, "GET", "/metrics")).status, 404);
 });
 
-function last(replies: Reply[]): number {
+function lastStatus(replies: Reply[]): number {
   return at(replies, -1).status;
 }

@@ -1,4 +1,4 @@
-// The examples that need curl, jq and Python, run as they stand.
+// Runs the examples that need curl, jq and Python, unchanged.
 
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
@@ -7,14 +7,14 @@ import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { at, freePort, invitationOf, type Member, MINUTE, SECOND, startServer, until } from "../helpers.ts";
 
-/** What waits for ever, as the server's clock stands still, fails. */
+/** A test with a time limit: the server's clock stands still, so a lost event would block the test forever. */
 function test(name: string, run: (t: TestContext) => Promise<void> | void): void {
   void untimed(name, { timeout: MINUTE }, run);
 }
 
 const EXAMPLES = fileURLToPath(new URL("../../examples/", import.meta.url));
 
-/** An example in a process group of its own, as a terminal would start it. Ended when the test is. */
+/** An example in its own process group, as a terminal starts it. It is killed after the test. */
 class Example {
   readonly child: ChildProcess;
   stdout = "";
@@ -32,7 +32,7 @@ class Example {
     t.after(() => this.child.exitCode === null && this.child.signalCode === null && this.kill("SIGKILL"));
   }
 
-  /** Ctrl-C reaches all of the group. */
+  /** Ctrl-C reaches every process of the group. */
   kill(signal: NodeJS.Signals): void {
     if (this.child.pid !== undefined) process.kill(-this.child.pid, signal);
   }
@@ -42,36 +42,36 @@ async function linkOf(member: Member): Promise<string> {
   return invitationOf(await member.invite()).magic_link;
 }
 
-/** One sentence of the server, alone on its line: neither JSON nor a message of curl's. */
+/** One sentence from the server on a line: no JSON and no message from curl. */
 const SENTENCE = /^[A-Z][^\n{}]*[.!?]\n$/;
 
-/** Waits for so many messages of others after a cursor; says who wrote what. */
-async function hear(ana: Member, since: number, count: number): Promise<string[]> {
-  const heard: string[] = [];
-  for (let cursor = since; heard.length < count;) {
+/** Waits for this many messages of other members after a cursor. Returns them with their authors. */
+async function readOthers(ana: Member, since: number, count: number): Promise<string[]> {
+  const found: string[] = [];
+  for (let cursor = since; found.length < count;) {
     const news = await ana.read(`?since=${cursor}&wait=50`);
     const others = news.messages.filter((each) => each.member_id !== ana.id);
-    heard.push(...others.map((each) => `${each.username}: ${each.text}`));
+    found.push(...others.map((each) => `${each.username}: ${each.text}`));
     cursor = news.cursor;
   }
-  return heard;
+  return found;
 }
 
-/** Waits until the members are these. */
-async function gathered(ana: Member, ...names: string[]): Promise<void> {
+/** Waits until the chat has exactly these members. */
+async function waitForMembers(ana: Member, ...names: string[]): Promise<void> {
   for (let news = await ana.read(); ; news = await ana.read(`?since=${news.cursor}&wait=50`)) {
     if (news.members.map((each) => each.username).join() === names.join()) return;
   }
 }
 
-test("bot.sh is a bot in twenty lines", () => {
+test("bot.sh has at most twenty lines of code", () => {
   const lines = readFileSync(`${EXAMPLES}bot.sh`, "utf8").trim().split("\n");
   const code = lines.filter((line) => line !== "" && !line.startsWith("#"));
   assert.ok(code.length <= 20, `${code.length} lines`);
 });
 
 for (const [name, ...parameters] of [["bot.sh"], ["bot.py"], ["notify.sh", "true"]] as const) {
-  test(`${name} answers a missing or malformed link with one line and exit code 2`, async (t) => {
+  test(`${name} reports a missing or malformed link in one line with exit code 2`, async (t) => {
     for (const wrong of [[], ["nonsense", ...parameters], ["http://127.0.0.1/x", ...parameters]]) {
       const example = new Example(t, name, ...wrong);
       assert.equal(await example.code, 2, wrong.join(" "));
@@ -80,9 +80,9 @@ for (const [name, ...parameters] of [["bot.sh"], ["bot.py"], ["notify.sh", "true
     }
   });
 
-  test(`${name} says in one line why a link lets it in nowhere`, async (t) => {
+  test(`${name} reports in one line why it cannot join with a link`, async (t) => {
     const server = await startServer(t);
-    const [ana] = await server.party("Ana");
+    const [ana] = await server.chat("Ana");
     const link = await linkOf(ana);
     const elsewhere = `http://127.0.0.1:${await freePort()}/x`;
     for (const [wrong, line] of [
@@ -90,7 +90,7 @@ for (const [name, ...parameters] of [["bot.sh"], ["bot.py"], ["notify.sh", "true
       [`${elsewhere}#invite=y`, new RegExp(`^No chat answers at ${elsewhere}.*\n$`)],
     ] as const) {
       const example = new Example(t, name, wrong, ...parameters);
-      // notify.sh has the exit code of its command.
+      // notify.sh exits with the code of its command.
       assert.equal(await example.code, name === "notify.sh" ? 0 : 2, wrong);
       assert.match(example.stderr, line);
     }
@@ -101,49 +101,49 @@ for (const [name, ...parameters] of [["bot.sh"], ["bot.py"], ["notify.sh", "true
   });
 }
 
-test("bot.sh answers pings, and gives its seat back at Ctrl-C", async (t) => {
+test("bot.sh answers pings, and leaves on Ctrl-C", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   await ana.say("ping");
   const bot = new Example(t, "bot.sh", await linkOf(ana));
-  await until(() => server.app.chats.count().waiters === 1, `the bot to listen: ${bot.stderr}`);
+  await until(() => server.app.chats.count().waiters === 1, `the bot to open its poll: ${bot.stderr}`);
   const { id } = await ana.say("ping");
-  assert.deepEqual(await hear(ana, id, 1), ["Bot: pong, Ana"]);
+  assert.deepEqual(await readOthers(ana, id, 1), ["Bot: pong, Ana"]);
   await ana.say("@/etc/passwd");
   const last = await ana.say("ping");
-  assert.deepEqual(await hear(ana, last.id, 1), ["Bot: pong, Ana"]);
+  assert.deepEqual(await readOthers(ana, last.id, 1), ["Bot: pong, Ana"]);
   assert.equal((await ana.read()).messages.length, 6);
   bot.kill("SIGINT");
-  await gathered(ana, "Ana");
+  await waitForMembers(ana, "Ana");
   await bot.code;
   assert.equal(bot.stderr, "");
 });
 
-test("bot.sh says why and exits with 1 when the chat ends", async (t) => {
+test("bot.sh prints the reason and exits with 1 when the chat ends", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const bot = new Example(t, "bot.sh", await linkOf(ana));
-  await until(() => server.app.chats.count().waiters === 1, "the bot to listen");
+  await until(() => server.app.chats.count().waiters === 1, "the bot to open its poll");
   await ana.end();
   assert.equal(await bot.code, 1);
   assert.deepEqual([bot.stdout, bot.stderr], ["", "This chat has ended.\n"]);
 });
 
-test("bot.sh says why and exits with 1 when the server restarts", async (t) => {
+test("bot.sh prints the reason and exits with 1 when the server stops", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const bot = new Example(t, "bot.sh", await linkOf(ana));
-  await until(() => server.app.chats.count().waiters === 1, "the bot to listen");
+  await until(() => server.app.chats.count().waiters === 1, "the bot to open its poll");
   await server.app.stop();
   assert.equal(await bot.code, 1);
   assert.match(bot.stderr, SENTENCE);
 });
 
-test("bot.sh says that the connection was lost, and exits with 1", async (t) => {
+test("bot.sh reports a lost connection and exits with 1", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const bot = new Example(t, "bot.sh", await linkOf(ana));
-  await until(() => server.app.chats.count().waiters === 1, "the bot to listen");
+  await until(() => server.app.chats.count().waiters === 1, "the bot to open its poll");
   server.agent.destroy();
   server.app.server.closeAllConnections();
   assert.equal(await bot.code, 1);
@@ -154,9 +154,9 @@ for (const [script, code, how] of [
   ["exit 0", 0, "done"],
   ["exit 7", 7, "failed with exit code 7"],
 ] as const) {
-  test(`notify.sh tells how a command ended (${script}), has its exit code, and leaves`, async (t) => {
+  test(`notify.sh reports how a command ended (${script}), exits with its code, and leaves`, async (t) => {
     const server = await startServer(t);
-    const [ana] = await server.party("Ana");
+    const [ana] = await server.chat("Ana");
     const { cursor } = await ana.read();
     const command = `printf "$1"; printf err >&2; ${script}`;
     const notify = new Example(t, "notify.sh", await linkOf(ana), "sh", "-c", command, "sh", "a  b");
@@ -170,52 +170,52 @@ for (const [script, code, how] of [
   });
 }
 
-test("notify.sh runs its command under a name that is taken, and where there is no seat", async (t) => {
+test("notify.sh runs its command even if its name is taken or the chat is full", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana", "TRUE", "Cy", "Di", "Ed");
+  const [ana] = await server.chat("Ana", "TRUE", "Cy", "Di", "Ed");
   const link = await linkOf(ana);
   const { cursor } = await ana.read();
   const first = new Example(t, "notify.sh", link, "true");
   assert.equal(await first.code, 0);
-  assert.match(at(await hear(ana, cursor, 1), 0), /^Guest 6: true on \S+: done after \d+ s$/);
+  assert.match(at(await readOthers(ana, cursor, 1), 0), /^Guest 6: true on \S+: done after \d+ s$/);
   await server.join(ana.chatId, { invite_token: link.split("#invite=")[1] });
   const second = new Example(t, "notify.sh", link, "false");
   assert.equal(await second.code, 1);
   assert.match(second.stderr, SENTENCE);
 });
 
-test("notify.sh without a command says what it wants", async (t) => {
+test("notify.sh without a command prints its usage", async (t) => {
   const wrong = new Example(t, "notify.sh", "http://x/y#invite=z");
   assert.notEqual(await wrong.code, 0);
   assert.match(wrong.stderr, /usage: .*notify\.sh '<magic link>' <command>/);
 });
 
-test("bot.py answers once each, over a lost connection and through the rate limit, and leaves at Ctrl-C", async (t) => {
+test("bot.py answers each message once, despite a lost connection and the rate limit, and leaves on Ctrl-C", async (t) => {
   const log: string[] = [];
   const server = await startServer(t, { log: (line) => log.push(line) });
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const bot = new Example(t, "bot.py", await linkOf(ana), "Würfel");
-  await until(() => server.app.chats.count().waiters === 1, `the bot to listen: ${bot.stderr}`);
+  await until(() => server.app.chats.count().waiters === 1, `the bot to open its poll: ${bot.stderr}`);
 
   server.agent.destroy();
   server.app.server.closeAllConnections();
   const { id } = await ana.say("!roll");
-  assert.match(at(await hear(ana, id, 1), 0), /^Würfel: Ana rolls [1-6]$/);
+  assert.match(at(await readOthers(ana, id, 1), 0), /^Würfel: Ana rolls [1-6]$/);
   assert.match(bot.stderr, /^No answer \(.*\), trying again\.\n$/);
 
-  // The clock stands still: of the 20 messages at once 19 are left.
+  // The clock stands still, so 19 messages of the burst of 20 are left.
   const { cursor } = await ana.read();
   const creator = server.app.chats.get(ana.chatId)?.creator;
   assert.ok(creator);
   for (let count = 0; count < 21; count += 1) server.app.chats.post(creator, "!roll", undefined);
-  await until(() => log.some((line) => line.includes(" 429 ")), "the bot to be told to wait");
-  server.pass(SECOND);
-  // The first 12 of 42 messages are gone; all that the bot says comes after them.
-  await hear(ana, cursor, 21);
+  await until(() => log.some((line) => line.includes(" 429 ")), "the bot to reach the rate limit");
+  server.advanceAndSweep(SECOND);
+  // The first 12 of 42 messages are dropped. All of the bot's messages come after them.
+  await readOthers(ana, cursor, 21);
   const all = (await ana.read()).messages.filter((each) => each.member_id !== ana.id);
   assert.equal(all.length, 21);
 
   bot.kill("SIGINT");
   assert.equal(await bot.code, 0, bot.stderr);
-  await gathered(ana, "Ana");
+  await waitForMembers(ana, "Ana");
 });
