@@ -1,4 +1,4 @@
-// dist/openapi.json -> docs/api.md, the API for people. `npm run docs` runs this after the build. test/api.test.ts fails
+// dist/openapi.json -> docs/api.md, the API for people. `npm run docs` runs this after the build. test/docs.test.ts fails
 // if docs/api.md is out of date.
 
 import { readFileSync, writeFileSync } from "node:fs";

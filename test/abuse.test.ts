@@ -6,7 +6,7 @@ import { connect } from "node:net";
 import { test, type TestContext } from "node:test";
 import { connect as connectTls } from "node:tls";
 import { createApp, LIMITS } from "../server.ts";
-import { selfSigned } from "./certificate.ts";
+import { selfSigned } from "./lib/certificate.ts";
 import {
   assertNoContent,
   assertError,
@@ -24,7 +24,7 @@ import {
   testInProcess,
   until,
   Wire,
-} from "./helpers.ts";
+} from "./lib/helpers.ts";
 
 /** A request with this many short headers. */
 function withHeaders(first: string, count: number): string {

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import test from "node:test";
-import { assertError, at, HOUR, Member, MINUTE, sessionOf, startServer, testInProcess } from "./helpers.ts";
+import { assertError, at, HOUR, Member, MINUTE, sessionOf, startServer, testInProcess } from "./lib/helpers.ts";
 
 const KEY = "a key of 22 characters";
 

@@ -9,8 +9,8 @@ import { join } from "node:path";
 import type { Readable } from "node:stream";
 import { test, type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
-import { missingLibraries, packagesOf } from "./browser.ts";
-import { type ProcessResult, LOCAL, plainEnvironment, SECOND, temporaryFolder, until } from "./helpers.ts";
+import { missingLibraries, packagesOf } from "./lib/browser.ts";
+import { type ProcessResult, LOCAL, plainEnvironment, SECOND, temporaryFolder, until } from "./lib/helpers.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const SOURCE = ["server.ts", "client.ts", "index.html", "build.mjs", "package.json", "lib", "docs"];

@@ -7,7 +7,7 @@ import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { writeApiPage } from "../docs/api.ts";
 import { LIMITS } from "../server.ts";
-import { startServer } from "./helpers.ts";
+import { startServer } from "./lib/helpers.ts";
 
 const ROOT = new URL("../", import.meta.url);
 

@@ -7,8 +7,8 @@ import type { Socket } from "node:net";
 import { after, before, test as untimed, type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
 import type { Browser, Page } from "playwright-core";
-import { launchBrowser, newPerson } from "./browser.ts";
-import { at, freePort, invitationOf, type Member, MINUTE, startServer, until } from "./helpers.ts";
+import { launchBrowser, newPerson } from "./lib/browser.ts";
+import { at, freePort, invitationOf, type Member, MINUTE, startServer, until } from "./lib/helpers.ts";
 
 /** A test with a time limit: the server's clock stands still, so a lost event would block the test forever. */
 function test(name: string, run: (t: TestContext) => Promise<void>): void {

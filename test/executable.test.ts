@@ -18,7 +18,7 @@ import {
   send,
   sessionOf,
   temporaryFolder,
-} from "./helpers.ts";
+} from "./lib/helpers.ts";
 
 const ROOT = fileURLToPath(new URL("../", import.meta.url));
 const EXECUTABLE = executablePath();

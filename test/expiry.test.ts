@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import test from "node:test";
-import { assertError, at, HOUR, Member, MINUTE, pollOf, sessionOf, startServer } from "./helpers.ts";
+import { assertError, at, HOUR, Member, MINUTE, pollOf, sessionOf, startServer } from "./lib/helpers.ts";
 
 test("a session lasts exactly six hours", async (t) => {
   const server = await startServer(t);

@@ -5,7 +5,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, test } from "node:test";
 import { FLAGS } from "../server.ts";
-import { type ProcessResult, record, run, stringOf, occupyPort, temporaryFolder } from "./helpers.ts";
+import { type ProcessResult, record, run, stringOf, occupyPort, temporaryFolder } from "./lib/helpers.ts";
 
 /** Flags of other programs that the documents mention. */
 const FOREIGN_FLAGS = new Set(["rm", "read-only", "cap-drop", "build-arg", "ignore-missing", "all", "quick"]);

@@ -19,7 +19,7 @@ import {
   testInProcess,
   type Reply,
   type SendOptions,
-} from "./helpers.ts";
+} from "./lib/helpers.ts";
 
 const BROWSER = { Accept: "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8" };
 const METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"];

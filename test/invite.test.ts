@@ -13,7 +13,7 @@ import {
   sessionOf,
   startServer,
   testInProcess,
-} from "./helpers.ts";
+} from "./lib/helpers.ts";
 
 testInProcess("the creator gets a magic link with the token in its fragment", async (t) => {
   const server = await startServer(t);

@@ -13,7 +13,7 @@ import {
   sessionOf,
   startServer,
   testInProcess,
-} from "./helpers.ts";
+} from "./lib/helpers.ts";
 
 const KEY = "another key of many characters";
 

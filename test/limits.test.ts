@@ -20,7 +20,7 @@ import {
   testInProcess,
   until,
   Wire,
-} from "./helpers.ts";
+} from "./lib/helpers.ts";
 
 const LIMIT = 32_768;
 

@@ -16,8 +16,8 @@ import {
   type TestServer,
   until,
   Wire,
-} from "./helpers.ts";
-import { assertDocumented } from "./openapi.ts";
+} from "./lib/helpers.ts";
+import { assertDocumented } from "./lib/openapi.ts";
 
 const LAN = "192.168.1.42";
 const lanAddress = (): string => LAN;

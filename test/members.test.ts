@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import test from "node:test";
-import { assertNoContent, assertError, at, invitationOf, Member, sessionOf, startServer } from "./helpers.ts";
+import { assertNoContent, assertError, at, invitationOf, Member, sessionOf, startServer } from "./lib/helpers.ts";
 
 test("a member who leaves frees seat and name, and the messages keep the name", async (t) => {
   const server = await startServer(t);

@@ -16,8 +16,8 @@ import {
   startServer,
   testInProcess,
   Wire,
-} from "./helpers.ts";
-import { assertDocumented } from "./openapi.ts";
+} from "./lib/helpers.ts";
+import { assertDocumented } from "./lib/openapi.ts";
 
 testInProcess("posting returns the message as readers see it, and its id is the cursor", async (t) => {
   const server = await startServer(t);

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { assertNoContent, assertError, startServer, testInProcess } from "./helpers.ts";
+import { assertNoContent, assertError, startServer, testInProcess } from "./lib/helpers.ts";
 
 /** Parses the Prometheus text format. Checks each line, and that each metric has its HELP and TYPE. */
 function readSamples(text: string): Map<string, number> {

@@ -4,8 +4,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Validator } from "@seriousme/openapi-schema-validator";
 import { ApiError, type ErrorCode, ERRORS, LIMITS } from "../server.ts";
-import { STATUS, startServer } from "./helpers.ts";
-import { assertDocumented, findFault, findLineFault, findProblem, lookUp, openapi, pointerTo } from "./openapi.ts";
+import { STATUS, startServer } from "./lib/helpers.ts";
+import { assertDocumented, findFault, findLineFault, findProblem, lookUp, openapi, pointerTo } from "./lib/openapi.ts";
 
 const VERBS = ["get", "post", "delete"];
 

@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { after as afterAll, before as beforeAll, test, type TestContext } from "node:test";
 import type { Browser, Page } from "playwright-core";
-import { launchBrowser, newPerson, startSite, type TestSite, toLocal } from "./browser.ts";
+import { launchBrowser, newPerson, startSite, type TestSite, toLocal } from "./lib/browser.ts";
 import {
   call,
   createInvite,
@@ -26,7 +26,7 @@ import {
   waitForLog,
   waitForMessages,
   waitForNotice,
-} from "./people.ts";
+} from "./lib/people.ts";
 
 let browser: Browser;
 beforeAll(async () => {

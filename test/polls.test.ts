@@ -19,7 +19,7 @@ import {
   testInProcess,
   until,
   Wire,
-} from "./helpers.ts";
+} from "./lib/helpers.ts";
 
 test("a message wakes a held poll, which returns it", async (t) => {
   const server = await startServer(t);

@@ -16,7 +16,7 @@ import {
   testInProcess,
   until,
   Wire,
-} from "./helpers.ts";
+} from "./lib/helpers.ts";
 
 const KEY = { "Idempotency-Key": "a-key-of-twenty-two-characters" };
 

@@ -17,7 +17,7 @@ import {
   sessionOf,
   startServer,
   type TestServer,
-} from "./helpers.ts";
+} from "./lib/helpers.ts";
 
 test("a session can post 20 messages at once, then 5 per second", async (t) => {
   const server = await startServer(t);

@@ -7,17 +7,17 @@ import { spawnSync } from "node:child_process";
 import { existsSync, globSync, readFileSync } from "node:fs";
 import { basename, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { explainBrowser } from "./browser.ts";
-import { executablePath } from "./helpers.ts";
+import { explainBrowser } from "./lib/browser.ts";
+import { executablePath } from "./lib/helpers.ts";
 
 /** Files that a run against an executable leaves out. In other files, `testInProcess` marks single tests. */
 const IN_PROCESS = [
   "client", // the page's functions
-  "connection", // the page in a browser, which is the same for both
+  "page-offline", // the page in a browser, which is the same for both
   "page",
   "rates", // bursts need a clock that stands still
   "release", // the version and the changelog
-  "states",
+  "page-states",
   "docs",
   "develop", // the build and what runs it
   "executable", // always tests the executable
@@ -25,7 +25,7 @@ const IN_PROCESS = [
   "expiry", // moves the clock by hours
   "openapi", // the document and the check of answers
   "text", // the server's functions
-  "work", // counts calls of functions
+  "hot-path", // counts calls of functions
   "workflows", // .github/
 ];
 

@@ -6,8 +6,8 @@
 import { mkdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import type { Browser, BrowserContextOptions } from "playwright-core";
-import { launchBrowser } from "./browser.ts";
-import { closeScenes, openReadmeChat, openScenes, type Scene, SCENES } from "./scenes.ts";
+import { launchBrowser } from "./lib/browser.ts";
+import { closeScenes, openReadmeChat, openScenes, type Scene, SCENES } from "./lib/scenes.ts";
 
 const FOLDER = fileURLToPath(new URL("../dist/screenshots/", import.meta.url));
 const DOCS = fileURLToPath(new URL("../docs/", import.meta.url));

@@ -7,7 +7,7 @@ import { networkInterfaces } from "node:os";
 import { join } from "node:path";
 import { describe, test } from "node:test";
 import { stripVTControlCharacters } from "node:util";
-import { selfSigned } from "./certificate.ts";
+import { selfSigned } from "./lib/certificate.ts";
 import {
   assertError,
   LOCAL,
@@ -20,7 +20,7 @@ import {
   temporaryFolder,
   testInProcess,
   until,
-} from "./helpers.ts";
+} from "./lib/helpers.ts";
 
 /** A module that hides the network from the program that imports it: no interfaces and no routes. */
 const NO_NETWORK = `data:text/javascript,${encodeURIComponent(`

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import { freePort, LOCAL, Program, send, sessionOf, until, Wire } from "./helpers.ts";
+import { freePort, LOCAL, Program, send, sessionOf, until, Wire } from "./lib/helpers.ts";
 
 describe("stopping the program", { concurrency: 4 }, () => {
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {

@@ -22,7 +22,7 @@ import {
   readAs,
   until,
   Wire,
-} from "./helpers.ts";
+} from "./lib/helpers.ts";
 
 const NDJSON = { Accept: "application/x-ndjson" };
 

@@ -13,7 +13,7 @@ import {
   SERVER,
   testInProcess,
   until,
-} from "./helpers.ts";
+} from "./lib/helpers.ts";
 
 /** Runs the program on a terminal of this width and ends it with Ctrl+C. Returns its output and exit code. */
 async function runOnTerminal(columns: number, flags: string[], env: NodeJS.ProcessEnv): Promise<ProcessResult> {

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { createHmac, randomBytes } from "node:crypto";
 import test from "node:test";
 import { ApiError, readToken, signToken, type TokenPayload } from "../server.ts";
-import { assertError, at, HOUR, type Member, pollOf, type Reply, startServer, testInProcess } from "./helpers.ts";
+import { assertError, at, HOUR, type Member, pollOf, type Reply, startServer, testInProcess } from "./lib/helpers.ts";
 
 const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 const SECRET = Buffer.alloc(32, 7);

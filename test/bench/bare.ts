@@ -3,7 +3,7 @@
 
 import { readFileSync } from "node:fs";
 import { createServer, type ServerResponse } from "node:http";
-import { portOf, record } from "../helpers.ts";
+import { portOf, record } from "../lib/helpers.ts";
 import { answerMemory } from "./memory.ts";
 
 const answers = record(JSON.parse(readFileSync(process.argv[2] ?? "", "utf8")));

@@ -4,7 +4,7 @@
 import { timingSafeEqual } from "node:crypto";
 import Fastify from "fastify";
 import { createApp, cleanText, type Chats } from "../../server.ts";
-import { at, portOf } from "../helpers.ts";
+import { at, portOf } from "../lib/helpers.ts";
 
 type Chat = NonNullable<ReturnType<Chats["get"]>>;
 type Seat = Chat["members"][number];

@@ -5,7 +5,16 @@ import { Agent } from "node:http";
 import { createConnection } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { at, freePort, invitationOf, messageOf, type Reply, send, type SendOptions, sessionOf } from "../helpers.ts";
+import {
+  at,
+  freePort,
+  invitationOf,
+  messageOf,
+  type Reply,
+  send,
+  type SendOptions,
+  sessionOf,
+} from "../lib/helpers.ts";
 import { Audience, named } from "./held.ts";
 import {
   fileHere,

@@ -2,7 +2,7 @@
 
 import { existsSync, mkdtempSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { freePort } from "../helpers.ts";
+import { freePort } from "../lib/helpers.ts";
 
 const MODULE = "/usr/lib/nginx/modules/ngx_nchan_module.so";
 

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { measureGrowth, measureHeld, measureHeldCost, measureRequests, measureStart, type Settings } from "./groups.ts";
 import { pinLoad, stopTargets } from "./measure.ts";
-import { executablePath } from "../helpers.ts";
+import { executablePath } from "../lib/helpers.ts";
 import { makeRows, printTable, writeReport } from "./report.ts";
 
 async function main(): Promise<void> {

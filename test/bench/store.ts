@@ -4,7 +4,7 @@
 import { writeFileSync } from "node:fs";
 import { setFlagsFromString } from "node:v8";
 import { createApp } from "../../server.ts";
-import { portOf } from "../helpers.ts";
+import { portOf } from "../lib/helpers.ts";
 import { answerMemory } from "./memory.ts";
 
 const [chatCount = 0, messageCount = 0, seatCount = 0] = process.argv.slice(2, 5).map(Number);

@@ -3,7 +3,7 @@
 
 import { createServer } from "node:http";
 import { type WebSocket, WebSocketServer } from "ws";
-import { portOf, record } from "../helpers.ts";
+import { portOf, record } from "../lib/helpers.ts";
 import { answerMemory } from "./memory.ts";
 
 const rooms = new Map<string, Set<WebSocket>>();

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { after, before, test, type TestContext } from "node:test";
-import { startSite } from "../browser.ts";
+import { startSite } from "../lib/browser.ts";
 import { type Engine, type Person, until, untilShows } from "./engine.ts";
 
 const HEBREW = "ערב טוב, מגיעים בשמונה?";

@@ -9,8 +9,8 @@ import assert from "node:assert/strict";
 import { after, before, test, type TestContext } from "node:test";
 import lighthouse, { type Config, desktopConfig, type Result } from "lighthouse";
 import { type Browser, launch, type Page } from "puppeteer-core";
-import { startSite, unpackChromium } from "../browser.ts";
-import { createChat, postByApi } from "../people.ts";
+import { startSite, unpackChromium } from "../lib/browser.ts";
+import { createChat, postByApi } from "../lib/people.ts";
 import { median, RUNS } from "./measure.ts";
 import { watchPolls } from "./polls.ts";
 

@@ -9,8 +9,8 @@ import { after, before, test, type TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Browser, BrowserContext, Page } from "playwright-core";
 import type { Session } from "../../server.ts";
-import { launchBrowser, newPerson, startSite, type TestSite } from "../browser.ts";
-import { createChat, postByApi } from "../people.ts";
+import { launchBrowser, newPerson, startSite, type TestSite } from "../lib/browser.ts";
+import { createChat, postByApi } from "../lib/people.ts";
 import { assertUnder, measureRuns } from "./measure.ts";
 import { type PollWatch, watchPolls } from "./polls.ts";
 

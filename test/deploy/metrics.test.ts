@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { text } from "node:stream/consumers";
 import { test } from "node:test";
-import { LOCAL, Program } from "../helpers.ts";
+import { LOCAL, Program } from "../lib/helpers.ts";
 
 test("promtool accepts /metrics, before and after errors were counted", async (t) => {
   const program = await Program.start(t, [...LOCAL, "--metrics"]);

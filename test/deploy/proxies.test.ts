@@ -7,7 +7,7 @@ import type { IncomingMessage } from "node:http";
 import { Agent, request } from "node:https";
 import test, { type TestContext } from "node:test";
 import assets from "../../dist/assets.json" with { type: "json" };
-import { selfSigned } from "../certificate.ts";
+import { selfSigned } from "../lib/certificate.ts";
 import {
   assertError,
   at,
@@ -22,8 +22,8 @@ import {
   type SendOptions,
   sessionOf,
   temporaryFolder,
-} from "../helpers.ts";
-import { countWaiters, createChat, eventually, join, openStream, replaceAll, startProxy } from "../proxies.ts";
+} from "../lib/helpers.ts";
+import { countWaiters, createChat, eventually, join, openStream, replaceAll, startProxy } from "../lib/proxies.ts";
 
 const HOST = { Host: "chat.example.org" };
 const URL_FLAGS = ["--url", "https://chat.example.org"];

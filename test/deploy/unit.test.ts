@@ -5,7 +5,7 @@ import { execFileSync, spawnSync } from "node:child_process";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import test, { type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
-import { temporaryFolder } from "../helpers.ts";
+import { temporaryFolder } from "../lib/helpers.ts";
 
 const UNIT = fileURLToPath(new URL("../../deploy/watch-party.service", import.meta.url));
 

@@ -10,9 +10,9 @@ import { Readable } from "node:stream";
 import test, { type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
 import createClient from "openapi-fetch";
-import { at, freePort, LOCAL, portOf, Program, record, stringOf, until } from "../helpers.ts";
-import { openapi } from "../openapi.ts";
-import { countWaiters, eventually } from "../proxies.ts";
+import { at, freePort, LOCAL, portOf, Program, record, stringOf, until } from "../lib/helpers.ts";
+import { openapi } from "../lib/openapi.ts";
+import { countWaiters, eventually } from "../lib/proxies.ts";
 import type { components, paths } from "../../dist/openapi.d.ts";
 
 const PRISM = fileURLToPath(new URL("node_modules/@stoplight/prism-cli/dist/index.js", import.meta.url));

@@ -9,7 +9,7 @@ import { execFileSync, spawnSync } from "node:child_process";
 import { chmodSync, copyFileSync, cpSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { test, type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
-import { MINUTE, plainEnvironment, temporaryFolder } from "../helpers.ts";
+import { MINUTE, plainEnvironment, temporaryFolder } from "../lib/helpers.ts";
 import { isPartOf, NOT_RUN, type Place, readBlocks, SECTIONS } from "./blocks.ts";
 
 const ROOT = fileURLToPath(new URL("../../", import.meta.url));

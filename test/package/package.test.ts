@@ -9,7 +9,7 @@ import { test, type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
 import { build as bundle } from "esbuild";
 import assets from "../../dist/assets.json" with { type: "json" };
-import { temporaryFolder } from "../helpers.ts";
+import { temporaryFolder } from "../lib/helpers.ts";
 
 const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 const DIST = `${ROOT}dist/`;

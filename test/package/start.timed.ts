@@ -7,7 +7,7 @@ import { request } from "node:http";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { executablePath, freePort, plainEnvironment } from "../helpers.ts";
+import { executablePath, freePort, plainEnvironment } from "../lib/helpers.ts";
 
 const ROUNDS = 21;
 const PLAIN = [process.execPath, fileURLToPath(new URL("../../dist/server.cjs", import.meta.url))];

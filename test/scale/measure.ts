@@ -8,8 +8,8 @@ import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import test, { type TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { at, LOCAL, Program, record, stringOf } from "../helpers.ts";
-import { countWaiters, eventually, type Seat, startHaproxy } from "../proxies.ts";
+import { at, LOCAL, Program, record, stringOf } from "../lib/helpers.ts";
+import { countWaiters, eventually, type Seat, startHaproxy } from "../lib/proxies.ts";
 import { Line } from "../soak/tools.ts";
 
 const FLAGS = [...LOCAL, "--node", "a", "--no-rate-limit", "--metrics", "--max-chats", "100000"];

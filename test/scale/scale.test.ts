@@ -5,7 +5,7 @@ import { Agent } from "node:http";
 import { connect } from "node:net";
 import test, { type TestContext } from "node:test";
 import assets from "../../dist/assets.json" with { type: "json" };
-import { launchBrowser, newPerson } from "../browser.ts";
+import { launchBrowser, newPerson } from "../lib/browser.ts";
 import {
   assertApiHeaders,
   assertError,
@@ -18,8 +18,8 @@ import {
   type Reply,
   send,
   sessionOf,
-} from "../helpers.ts";
-import { start as startChat } from "../people.ts";
+} from "../lib/helpers.ts";
+import { start as startChat } from "../lib/people.ts";
 import {
   checkHaproxy,
   countWaiters,
@@ -29,7 +29,7 @@ import {
   openStream,
   type Seat,
   startHaproxy,
-} from "../proxies.ts";
+} from "../lib/proxies.ts";
 
 const NAMES = ["a", "b", "c"] as const;
 type Name = (typeof NAMES)[number];

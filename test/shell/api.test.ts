@@ -5,7 +5,7 @@ import { execFile } from "node:child_process";
 import { readFileSync } from "node:fs";
 import test from "node:test";
 import { promisify } from "node:util";
-import { HOUR, SECOND, startServer, until } from "../helpers.ts";
+import { HOUR, SECOND, startServer, until } from "../lib/helpers.ts";
 
 const page = readFileSync(new URL("../../docs/api.md", import.meta.url), "utf8");
 const [names = "", ...blocks] = Array.from(page.matchAll(/```sh\n([^]*?)```/g), ([, lines = ""]) => lines);

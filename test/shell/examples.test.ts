@@ -5,7 +5,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { test as untimed, type TestContext } from "node:test";
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { at, freePort, invitationOf, type Member, MINUTE, SECOND, startServer, until } from "../helpers.ts";
+import { at, freePort, invitationOf, type Member, MINUTE, SECOND, startServer, until } from "../lib/helpers.ts";
 
 /** A test with a time limit: the server's clock stands still, so a lost event would block the test forever. */
 function test(name: string, run: (t: TestContext) => Promise<void> | void): void {

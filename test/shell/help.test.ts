@@ -14,7 +14,7 @@ import {
   startServer,
   stringOf,
   type TestServer,
-} from "../helpers.ts";
+} from "../lib/helpers.ts";
 
 test("the commands of the help work when pasted into a shell", async (t) => {
   const server = await startServer(t);

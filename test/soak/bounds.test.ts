@@ -7,7 +7,7 @@ import { readFileSync } from "node:fs";
 import { connect } from "node:net";
 import test, { type TestContext } from "node:test";
 import { createApp, LIMITS } from "../../server.ts";
-import { assertError, at, Member, SECOND, send, sessionOf, startServer, STATUS, until } from "../helpers.ts";
+import { assertError, at, Member, SECOND, send, sessionOf, startServer, STATUS, until } from "../lib/helpers.ts";
 import { Child, type Look } from "./child.ts";
 import { usedHeap } from "./tools.ts";
 

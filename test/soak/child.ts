@@ -9,8 +9,8 @@ import { monitorEventLoopDelay } from "node:perf_hooks";
 import type { TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
 import { type App, createApp } from "../../server.ts";
-import { selfSigned } from "../certificate.ts";
-import { portOf, record, SECOND } from "../helpers.ts";
+import { selfSigned } from "../lib/certificate.ts";
+import { portOf, record, SECOND } from "../lib/helpers.ts";
 import { usedHeap } from "./tools.ts";
 
 /** How the child's server differs from the defaults; times in milliseconds. */

@@ -10,8 +10,8 @@ import { connect, createServer, type Socket } from "node:net";
 import test, { type TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { MessageView, PollReply, Session } from "../../server.ts";
-import { invitationOf, messageOf, numberOf, pollOf, portOf, readMessage, record, type Reply } from "../helpers.ts";
-import { send, type SendOptions, sessionOf, startServer, type TestServer, until } from "../helpers.ts";
+import { invitationOf, messageOf, numberOf, pollOf, portOf, readMessage, record, type Reply } from "../lib/helpers.ts";
+import { send, type SendOptions, sessionOf, startServer, type TestServer, until } from "../lib/helpers.ts";
 import { Chance, chooseSeed } from "./tools.ts";
 
 const CHATS = 16;

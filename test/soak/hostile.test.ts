@@ -7,7 +7,7 @@ import assert from "node:assert/strict";
 import { connect, type Socket } from "node:net";
 import test, { type TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { invitationOf, pollOf, record, SECOND, send, sessionOf, STATUS, stringOf } from "../helpers.ts";
+import { invitationOf, pollOf, record, SECOND, send, sessionOf, STATUS, stringOf } from "../lib/helpers.ts";
 import { LIMITS } from "../../server.ts";
 import { Child, type Look } from "./child.ts";
 import { type Readable, readableRequest, smugglingPair, type Target, wildBytes } from "./hostile.ts";

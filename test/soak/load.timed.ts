@@ -11,7 +11,7 @@ import { connect, type Socket } from "node:net";
 import test, { type TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { LIMITS } from "../../server.ts";
-import { at, invitationOf, LOCAL, Program, record, SECOND, send, stringOf, until } from "../helpers.ts";
+import { at, invitationOf, LOCAL, Program, record, SECOND, send, stringOf, until } from "../lib/helpers.ts";
 import { Child } from "./child.ts";
 import { Line } from "./tools.ts";
 

@@ -7,7 +7,7 @@ import assert from "node:assert/strict";
 import { once } from "node:events";
 import test, { type TestContext } from "node:test";
 import * as fc from "fast-check";
-import { at, HOUR, MINUTE, record, SECOND, startServer, STATUS, stringOf, type TestServer } from "../helpers.ts";
+import { at, HOUR, MINUTE, record, SECOND, startServer, STATUS, stringOf, type TestServer } from "../lib/helpers.ts";
 import {
   type Invitation,
   Model,

@@ -6,8 +6,8 @@ import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import test, { type TestContext } from "node:test";
-import { at, parseReply, SECOND, startServer, until, Wire } from "../helpers.ts";
-import type { TestServer } from "../helpers.ts";
+import { at, parseReply, SECOND, startServer, until, Wire } from "../lib/helpers.ts";
+import type { TestServer } from "../lib/helpers.ts";
 
 test("each test that the table of time limits names is there", () => {
   const text = readFileSync(new URL("../../docs/architecture.md", import.meta.url), "utf8");

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { connect } from "node:net";
 import test from "node:test";
 import { LIMITS } from "../../server.ts";
-import { send, sessionOf } from "../helpers.ts";
+import { send, sessionOf } from "../lib/helpers.ts";
 import { Child } from "./child.ts";
 
 test("bodies of requests that wait for their turn are counted with them", { timeout: 120_000 }, async (t) => {

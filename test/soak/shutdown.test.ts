@@ -5,8 +5,18 @@ import assert from "node:assert/strict";
 import { connect } from "node:net";
 import test, { type TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { assertError, at, freePort, invitationOf, LOCAL, messageOf, Program, type Reply, SECOND } from "../helpers.ts";
-import { pollOf, send, sessionOf, Wire } from "../helpers.ts";
+import {
+  assertError,
+  at,
+  freePort,
+  invitationOf,
+  LOCAL,
+  messageOf,
+  Program,
+  type Reply,
+  SECOND,
+} from "../lib/helpers.ts";
+import { pollOf, send, sessionOf, Wire } from "../lib/helpers.ts";
 import { type Answer, Line } from "./tools.ts";
 
 const CHATS = 30;

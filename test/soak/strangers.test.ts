@@ -5,7 +5,7 @@
 
 import assert from "node:assert/strict";
 import test from "node:test";
-import { record, sessionOf, startServer, stringOf, type TestServer } from "../helpers.ts";
+import { record, sessionOf, startServer, stringOf, type TestServer } from "../lib/helpers.ts";
 import { type Answer, Chance as Random, chooseSeed, Line } from "./tools.ts";
 
 const ROUNDS = 4_000;

@@ -7,8 +7,8 @@ import assert from "node:assert/strict";
 import { createHash, createHmac } from "node:crypto";
 import test from "node:test";
 import { ApiError, readToken, signToken, type TokenPayload } from "../../server.ts";
-import { at, HOUR, invitationOf, LOCAL, Program, record, type Reply, sessionOf } from "../helpers.ts";
-import { startServer, stringOf, type TestServer, until } from "../helpers.ts";
+import { at, HOUR, invitationOf, LOCAL, Program, record, type Reply, sessionOf } from "../lib/helpers.ts";
+import { startServer, stringOf, type TestServer, until } from "../lib/helpers.ts";
 import { Chance, chooseSeed, Line } from "./tools.ts";
 
 const NOW = Date.UTC(2026, 2, 1);

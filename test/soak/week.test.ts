@@ -7,7 +7,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { queryObjects } from "node:v8";
 import { type App, createApp } from "../../server.ts";
-import { Clock, HOUR, MINUTE, record, SECOND, startServer, stringOf } from "../helpers.ts";
+import { Clock, HOUR, MINUTE, record, SECOND, startServer, stringOf } from "../lib/helpers.ts";
 import { Chance, chooseSeed, Line, usedHeap } from "./tools.ts";
 
 const WEEK = 7 * 24 * HOUR;

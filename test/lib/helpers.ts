@@ -14,7 +14,7 @@ import { join } from "node:path";
 import type { Readable } from "node:stream";
 import { test, type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
-import assets from "../dist/assets.json" with { type: "json" };
+import assets from "../../dist/assets.json" with { type: "json" };
 import { assertDocumented, findFault, pointerTo } from "./openapi.ts";
 import {
   type App,
@@ -28,7 +28,7 @@ import {
   type MessageView,
   type PollReply,
   type Session,
-} from "../server.ts";
+} from "../../server.ts";
 
 const EXECUTABLE = process.env["WATCH_PARTY_EXECUTABLE"];
 
@@ -680,7 +680,7 @@ export class Program {
   }
 }
 
-export const SERVER = fileURLToPath(new URL("../server.ts", import.meta.url));
+export const SERVER = fileURLToPath(new URL("../../server.ts", import.meta.url));
 
 /** The command that starts the program: `node server.ts`, or the executable. */
 export const COMMAND: readonly string[] = EXECUTABLE === undefined ? [process.execPath, SERVER] : [EXECUTABLE];
@@ -690,7 +690,7 @@ export function executablePath(): string {
   const system = { win32: "windows", darwin: "macos" }[process.platform as string] ?? process.platform;
   const suffix = process.platform === "win32" ? ".exe" : "";
   const name = `watch-party-${assets.version}-${system}-${process.arch}${suffix}`;
-  return fileURLToPath(new URL(`../dist/${name}`, import.meta.url));
+  return fileURLToPath(new URL(`../../dist/${name}`, import.meta.url));
 }
 
 /** This process's environment without the variables that set the program's flags or colours. */

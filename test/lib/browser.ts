@@ -11,7 +11,7 @@ import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync }
 import type { TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
 import { type Browser, type BrowserContext, type BrowserContextOptions, chromium, type Page } from "playwright-core";
-import { type App, type AppOptions, createApp } from "../server.ts";
+import { type App, type AppOptions, createApp } from "../../server.ts";
 
 const NO_BROWSER = "The page's tests need Google Chrome or Microsoft Edge. Neither is installed on this computer.";
 
@@ -84,7 +84,7 @@ export function packagesOf(libraries: string[]): string[] {
  * interrupted, never leave a half-written program behind.
  */
 export async function unpackChromium(): Promise<string> {
-  const cache = fileURLToPath(new URL("../node_modules/.cache/", import.meta.url));
+  const cache = fileURLToPath(new URL("../../node_modules/.cache/", import.meta.url));
   const folder = `${cache}chromium-153-fonts`;
   if (!existsSync(folder)) {
     mkdirSync(cache, { recursive: true });

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { ROUTES } from "../server.ts";
-import { assertError, HOUR, MINUTE, NO_CHAT, type Reply, startServer, testInProcess } from "./helpers.ts";
+import { assertError, HOUR, MINUTE, NO_CHAT, type Reply, startServer, testInProcess } from "./lib/helpers.ts";
 
 /** The paths below a chat's own, such as "/invite". The member "none" does not exist. */
 const CHAT_ROUTES = ROUTES.filter(({ path }) => path.startsWith("/:chat_id")).map(({ method, path, caller }) => {

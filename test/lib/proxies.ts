@@ -24,7 +24,7 @@ import {
   temporaryFolder,
 } from "./helpers.ts";
 
-const DEPLOY = fileURLToPath(new URL("../deploy/", import.meta.url));
+const DEPLOY = fileURLToPath(new URL("../../deploy/", import.meta.url));
 
 /** Runs a proxy until the end of the test. Waits until it listens and returns its process id. */
 export async function startProxy(

@@ -2,7 +2,7 @@
 // the screenshots and for the checks that every state has to pass.
 
 import type { Page } from "playwright-core";
-import { createApp, type Session } from "../server.ts";
+import { createApp, type Session } from "../../server.ts";
 import { openSite, type TestSite } from "./browser.ts";
 import { call, createChat, createInvite, postByApi } from "./people.ts";
 

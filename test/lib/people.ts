@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import type { TestContext } from "node:test";
 import type { Browser, BrowserContextOptions, Page } from "playwright-core";
-import type { InviteReply, MessageView, Session } from "../server.ts";
+import type { InviteReply, MessageView, Session } from "../../server.ts";
 import { newPerson, startSite, type TestSite } from "./browser.ts";
 import { send } from "./helpers.ts";
 

@@ -7,8 +7,8 @@ import { connect, createServer, type Socket } from "node:net";
 import { after as afterAll, before as beforeAll, test, type TestContext } from "node:test";
 import type { Browser, Page } from "playwright-core";
 import type { PollReply, Session } from "../server.ts";
-import { launchBrowser, newPerson, startSite, type TestSite, toLocal } from "./browser.ts";
-import { until } from "./helpers.ts";
+import { launchBrowser, newPerson, startSite, type TestSite, toLocal } from "./lib/browser.ts";
+import { until } from "./lib/helpers.ts";
 import {
   call,
   join,
@@ -23,7 +23,7 @@ import {
   waitForLog,
   waitForMessages,
   waitForNotice,
-} from "./people.ts";
+} from "./lib/people.ts";
 
 let browser: Browser;
 beforeAll(async () => {

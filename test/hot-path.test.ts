@@ -7,7 +7,7 @@ import { syncBuiltinESMExports } from "node:module";
 import { test, type TestContext } from "node:test";
 // The global setImmediate is counted.
 import { setImmediate as nextTurn } from "node:timers/promises";
-import { at, type Member, startServer, Wire } from "./helpers.ts";
+import { at, type Member, startServer, Wire } from "./lib/helpers.ts";
 
 const TIMES = 100;
 

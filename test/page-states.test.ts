@@ -5,9 +5,9 @@ import assert from "node:assert/strict";
 import { after as afterAll, before as beforeAll, suite, test, type TestContext } from "node:test";
 import { AxeBuilder } from "@axe-core/playwright";
 import type { Browser, Page } from "playwright-core";
-import { launchBrowser, newPerson } from "./browser.ts";
-import { findOverflowing, findSmallTargets, PHONE } from "./people.ts";
-import { closeScenes, openScenes, type Scene, SCENES } from "./scenes.ts";
+import { launchBrowser, newPerson } from "./lib/browser.ts";
+import { findOverflowing, findSmallTargets, PHONE } from "./lib/people.ts";
+import { closeScenes, openScenes, type Scene, SCENES } from "./lib/scenes.ts";
 
 let browser: Browser;
 beforeAll(async () => {

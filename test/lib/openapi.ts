@@ -15,7 +15,7 @@ interface OpenApi {
   components: Record<string, Record<string, object>>;
 }
 
-const text = readFileSync(new URL("../dist/openapi.json", import.meta.url), "utf8");
+const text = readFileSync(new URL("../../dist/openapi.json", import.meta.url), "utf8");
 // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the edge: openapi.test.ts validates the document
 export const openapi = JSON.parse(text) as OpenApi;
 
