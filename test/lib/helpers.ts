@@ -209,7 +209,7 @@ export function assertNoContent(reply: Reply): void {
 interface WireTypes {
   Session: Session;
   Invite: InviteReply;
-  InviteLook: InvitePreview;
+  InvitePreview: InvitePreview;
   Message: MessageView;
   Poll: PollReply;
   StreamLine: StreamLine;
@@ -243,7 +243,7 @@ export function invitationOf(reply: Reply): InviteReply {
 }
 
 export function previewOf(reply: Reply): InvitePreview {
-  return bodyOf("InviteLook", reply, 200);
+  return bodyOf("InvitePreview", reply, 200);
 }
 
 /** The body of a post: 201 for a new message, 200 for a repeated request. */
