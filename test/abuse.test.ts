@@ -276,7 +276,7 @@ test("a request that is refused before its body arrives does not read the whole 
 
 test("a pipelined request keeps its body while it waits, and at most three such requests can wait", async (t) => {
   const server = await startServer(t);
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const head = `Host: x\r\nAuthorization: ${ana.token}\r\n`;
   const poll = `GET /${ana.chatId}?since=latest&wait=50 HTTP/1.1\r\n${head}\r\n`;
   const post = `POST /${ana.chatId} HTTP/1.1\r\n${head}Transfer-Encoding: chunked\r\n\r\n`;
