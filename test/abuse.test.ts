@@ -1,4 +1,4 @@
-// What one connection, one seat or one address may use: bytes and time, not only counts.
+// Limits on the memory and time that one connection, one seat or one address can use.
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -25,12 +25,12 @@ import {
   until,
   Wire,
 } from "./helpers.ts";
-/** A request with so many short headers. */
+/** Returns a request with the given number of short headers. */
 function withHeaders(first: string, count: number): string {
   return `${first} HTTP/1.1\r\nHost: x\r\n${"a: b\r\n".repeat(count - 1)}\r\n`;
 }
 
-test("a request with 100 headers is served, one with more is headers_too_large", async (t) => {
+test("a request with 100 headers succeeds, and one with more gets headers_too_large", async (t) => {
   const server = await startServer(t);
   const wire = await Wire.open(t, server.port);
   wire.write(withHeaders("GET /healthz", 100));
@@ -40,33 +40,30 @@ test("a request with 100 headers is served, one with more is headers_too_large",
   }
 });
 
-testInside(
-  "requests behind a held poll or a stream are counted by what they hold, and too much ends the connection",
-  async (t) => {
-    const server = await startServer(t);
-    const [ana] = await server.party("Ana");
-    for (const accept of ["application/json", "application/x-ndjson"]) {
-      const head = `Host: x\r\nAuthorization: ${ana.token}\r\nAccept: ${accept}\r\n`;
-      const first = `GET /${ana.chatId}?since=latest&wait=50 HTTP/1.1\r\n${head}\r\n`;
-      const large = `GET /healthz HTTP/1.1\r\nHost: x\r\n${`a: ${"b".repeat(90)}\r\n`.repeat(90)}\r\n`;
-      const few = await Wire.open(t, server.port);
-      few.write(first + large.repeat(5));
-      await until(() => server.app.chats.count().waiters === 1, "the first to be held");
-      await ana.read();
-      assert.equal(few.isClosed, false);
-      few.write(large.repeat(5));
-      await until(() => few.isClosed, "the end of a connection with ten large requests");
-      await until(() => server.app.chats.count().waiters === 0, "the poll to be forgotten");
+testInside("too many bytes of requests pipelined behind a waiting poll or a stream close the connection", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.party("Ana");
+  for (const accept of ["application/json", "application/x-ndjson"]) {
+    const head = `Host: x\r\nAuthorization: ${ana.token}\r\nAccept: ${accept}\r\n`;
+    const first = `GET /${ana.chatId}?since=latest&wait=50 HTTP/1.1\r\n${head}\r\n`;
+    const large = `GET /healthz HTTP/1.1\r\nHost: x\r\n${`a: ${"b".repeat(90)}\r\n`.repeat(90)}\r\n`;
+    const few = await Wire.open(t, server.port);
+    few.write(first + large.repeat(5));
+    await until(() => server.app.chats.count().waiters === 1, "the first request to wait");
+    await ana.read();
+    assert.equal(few.isClosed, false);
+    few.write(large.repeat(5));
+    await until(() => few.isClosed, "a connection with ten large requests to close");
+    await until(() => server.app.chats.count().waiters === 0, "the poll to be removed");
 
-      const many = await Wire.open(t, server.port);
-      many.write(first + "GET / HTTP/1.1\r\nHost:x\r\n\r\n".repeat(100));
-      await until(() => many.isClosed, "the end of a connection with a hundred small requests");
-    }
-  },
-);
+    const many = await Wire.open(t, server.port);
+    many.write(first + "GET / HTTP/1.1\r\nHost:x\r\n\r\n".repeat(100));
+    await until(() => many.isClosed, "a connection with a hundred small requests to close");
+  }
+});
 
-/** A chat whose 30 messages take 240 kB to read, and a socket that asks for them again and again and never reads. */
-async function askAndNeverRead(
+/** Creates a chat with 240 kB of messages, and a connection that requests them 65 times but never reads. */
+async function requestWithoutReading(
   t: TestContext,
   accept: string,
 ): Promise<[Awaited<ReturnType<typeof startServer>>, Wire]> {
@@ -81,41 +78,41 @@ async function askAndNeverRead(
   return [server, wire];
 }
 
-testInside("a connection whose answers nobody reads ends after 75 s, a slow reader's does not", async (t) => {
-  const [server, wire] = await askAndNeverRead(t, "application/json");
-  const open = (): Promise<number> =>
+testInside("a connection closes after 75 s without read progress, but a slow reader keeps it open", async (t) => {
+  const [server, wire] = await requestWithoutReading(t, "application/json");
+  const countOpen = (): Promise<number> =>
     new Promise((resolve, reject) => {
       server.app.server.getConnections((error, count) => (error ? reject(error) : resolve(count)));
     });
-  // The server has filled what the two kernels take, and waits.
+  // Wait until the socket buffers are full and the server can write no more.
   let times = 0;
   for (let last = -1; times < 20; times = last === wire.socket.bytesRead ? times + 1 : 0) {
     last = wire.socket.bytesRead;
     await server.send("GET", "/healthz");
   }
   server.agent.destroy();
-  await until(async () => (await open()) === 1, "the other connections to end");
+  await until(async () => (await countOpen()) === 1, "the other connections to close");
   server.pass(0);
   server.pass(74 * SECOND);
-  assert.equal(await open(), 1);
+  assert.equal(await countOpen(), 1);
   for (let round = 0; round < 2; round += 1) {
-    // Reading a part of it is progress enough for another 75 s.
+    // Reading part of the response restarts the 75 s.
     const before = wire.received.length;
     wire.socket.resume();
-    await until(() => wire.received.length > before + 1_000_000, "some of it to be read");
+    await until(() => wire.received.length > before + 1_000_000, "the client to read some of it");
     wire.socket.pause();
     await server.send("GET", "/healthz");
     server.agent.destroy();
     server.pass(74 * SECOND);
     assert.equal(wire.isClosed, false);
   }
-  await until(async () => (await open()) === 1, "the others to end again");
+  await until(async () => (await countOpen()) === 1, "the other connections to close again");
   server.pass(0);
   server.pass(75 * SECOND);
-  await until(async () => (await open()) === 0, "its end");
+  await until(async () => (await countOpen()) === 0, "the connection to close");
 });
 
-testInside("a held poll and an idle stream outlive the time in which answers must be read", async (t) => {
+testInside("the write timeout does not end a waiting poll or an idle stream", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const stream = await Wire.open(t, server.port);
@@ -123,21 +120,21 @@ testInside("a held poll and an idle stream outlive the time in which answers mus
     `GET /${ana.chatId} HTTP/1.1\r\nHost: x\r\nAuthorization: ${ana.token}\r\nAccept: application/x-ndjson\r\n\r\n`,
   );
   await stream.waitFor(/members/);
-  const held = await ana.hold();
+  const waiting = await ana.hold();
   for (let passed = 0; passed < 49; passed += 1) server.pass(SECOND);
   assert.equal(server.app.chats.count().waiters, 2);
   server.pass(SECOND);
-  pollOf(await held.answer);
+  pollOf(await waiting.answer);
   for (let passed = 0; passed < 30; passed += 1) {
     const before = stream.received.length;
     server.pass(25 * SECOND);
-    await until(() => stream.received.length > before, "the empty line of a silent stream");
+    await until(() => stream.received.length > before, "the empty line of an idle stream");
   }
   const message = await ana.say("still there?");
   await stream.waitFor(new RegExp(`"id":${message.id},`));
 });
 
-test("an address has at most a tenth of all chats, and ten in any case", async (t) => {
+test("one address can have a tenth of all chats, but at least ten", async (t) => {
   for (const [maxChats, share] of [
     [200, 20],
     [30, 10],
@@ -155,7 +152,7 @@ test("an address has at most a tenth of all chats, and ten in any case", async (
   }
 });
 
-test("each address has a share of its own, and --no-rate-limit lifts it", async (t) => {
+test("each address has its own share of chats, and --no-rate-limit removes the limit", async (t) => {
   const server = await startServer(t, { maxChats: 30, trustProxy: true });
   const from = (address: string) => server.create({}, { "X-Forwarded-For": address });
   for (let count = 0; count < 10; count += 1) sessionOf(await from("203.0.113.1"));
@@ -168,7 +165,7 @@ test("each address has a share of its own, and --no-rate-limit lifts it", async 
   assertError(await free.create(), "server_full");
 });
 
-testInside("an expired chat counts no more for its address", async (t) => {
+testInside("an expired chat no longer counts against its address", async (t) => {
   const server = await startServer(t, { maxChats: 30 });
   for (let count = 0; count < 10; count += 1) sessionOf(await server.create());
   assertError(await server.create(), "rate_limited");
@@ -177,11 +174,11 @@ testInside("an expired chat counts no more for its address", async (t) => {
   assertError(await server.create(), "rate_limited");
 });
 
-test("a seat holds 32 polls and streams together, and one more is rate_limited", async (t) => {
+test("a seat can have 32 polls and streams in total, and one more gets rate_limited", async (t) => {
   const server = await startServer(t);
   const [ana, ben] = await server.party("Ana", "Ben");
-  const held = [];
-  for (let count = 0; count < 31; count += 1) held.push(await ana.hold());
+  const waiting = [];
+  for (let count = 0; count < 31; count += 1) waiting.push(await ana.hold());
   const stream = await Wire.open(t, server.port);
   const head = `Host: x\r\nAuthorization: ${ana.token}\r\nAccept: application/x-ndjson\r\n`;
   stream.write(`GET /${ana.chatId} HTTP/1.1\r\n${head}\r\n`);
@@ -194,15 +191,15 @@ test("a seat holds 32 polls and streams together, and one more is rate_limited",
   assert.equal((await ana.read("?since=latest&wait=50&browser=b1&visible=1")).retry_in, LIMITS.retrySeconds);
   await ben.hold();
   await ana.read();
-  at(held, 0).abort();
-  await until(async () => (await server.countHeld()) === 32, "one to be forgotten");
+  at(waiting, 0).abort();
+  await until(async () => (await server.countHeld()) === 32, "one poll to be removed");
   await ana.hold();
   const message = await ben.say("to all 32");
-  for (const { answer } of held.slice(1)) assert.deepEqual(pollOf(await answer).messages, [message]);
+  for (const { answer } of waiting.slice(1)) assert.deepEqual(pollOf(await answer).messages, [message]);
   await stream.waitFor(/to all 32/);
 });
 
-test("leaving and joining again does not fill the bucket of messages", async (t) => {
+test("leaving and joining again does not refill the message bucket", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const { invite_token } = invitationOf(await ana.invite());
@@ -215,12 +212,12 @@ test("leaving and joining again does not fill the bucket of messages", async (t)
   assertDone(await ben.leave());
   const again = await join();
   assertError(await again.post("x"), "rate_limited");
-  // The next seat was never used.
+  // The next seat is unused, so its bucket is full.
   await (await join()).say("x");
   await ana.say("x");
 });
 
-test("a refused text counts, as examining it is most of the work", async (t) => {
+test("an invalid text counts towards the rate limit, because validating it is most of the work", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const heavy = `a${"\u0301\u0316".repeat(15)}`.repeat(480);
@@ -229,7 +226,7 @@ test("a refused text counts, as examining it is most of the work", async (t) => 
   assertError(await ana.post("x"), "rate_limited");
 });
 
-test("a key with another text is refused before that text is examined", async (t) => {
+test("a repeated key with a different text gets invalid_key before the text is validated", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const key = { "Idempotency-Key": "k" };
@@ -239,7 +236,7 @@ test("a key with another text is refused before that text is examined", async (t
   for (const other of ["\u00e9", "", 7, null]) assertError(await ana.post(other, key), "invalid_key");
 });
 
-test("a request that is refused before its body has come does not swallow the body", async (t) => {
+test("a request rejected before its body arrives does not read the whole body", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const other = `/${"A".repeat(16)}`;
@@ -262,14 +259,14 @@ test("a request that is refused before its body has come does not swallow the bo
       };
       wire.socket.on("drain", pump);
       pump();
-      await until(() => wire.isClosed, `the end of ${line}`);
-      // A megabyte and what the two kernels hold.
-      assert.ok(wire.socket.bytesWritten < 40_000_000, `${wire.socket.bytesWritten} bytes taken`);
+      await until(() => wire.isClosed, `the connection to close after ${line}`);
+      // One megabyte plus the socket buffers on both sides.
+      assert.ok(wire.socket.bytesWritten < 40_000_000, `${wire.socket.bytesWritten} bytes accepted`);
     }
   }
 });
 
-test("a request that waits behind another keeps its body, however it arrives, and at most three such wait", async (t) => {
+test("a pipelined request keeps its body in whatever pieces it arrives, and at most three bodies wait", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const head = `Host: x\r\nAuthorization: ${ana.token}\r\n`;
@@ -278,7 +275,7 @@ test("a request that waits behind another keeps its body, however it arrives, an
   const body = Array.from('{"text":"byte by byte"}', (letter) => `1\r\n${letter}\r\n`).join("");
   const wire = await Wire.open(t, server.port);
   wire.write(poll + post + body);
-  await until(async () => (await server.countHeld()) === 1, "the poll to be held");
+  await until(async () => (await server.countHeld()) === 1, "the poll to wait");
   await ana.say("news");
   await wire.waitFor(/"news"/);
   wire.write("0\r\n\r\n");
@@ -286,11 +283,11 @@ test("a request that waits behind another keeps its body, however it arrives, an
 
   const many = await Wire.open(t, server.port);
   many.write(poll + `${post}${body}0\r\n\r\n`.repeat(4));
-  await until(() => many.isClosed, "the end of the connection");
+  await until(() => many.isClosed, "the connection to close");
   assert.equal((await ana.read()).messages.length, 2);
 });
 
-test("a connection is used again after a refusal whose body had come", async (t) => {
+test("an error response keeps the connection open if the body had arrived", async (t) => {
   const server = await startServer(t);
   const wire = await Wire.open(t, server.port);
   const refused = `POST /create HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n{`;
@@ -300,7 +297,7 @@ test("a connection is used again after a refusal whose body had come", async (t)
   assert.doesNotMatch(wire.received, /connection: close/i);
 });
 
-test("a body that comes byte by byte is put together", async (t) => {
+test("a body sent byte by byte arrives complete", async (t) => {
   const server = await startServer(t);
   const wire = await Wire.open(t, server.port);
   const text = JSON.stringify({ padding: "x".repeat(30_000), username: "Ana" });
@@ -311,7 +308,7 @@ test("a body that comes byte by byte is put together", async (t) => {
 });
 
 testInside(
-  "a TLS handshake that stalls ends after 10 s, and no suite without forward secrecy is offered",
+  "a stalled TLS handshake ends after 10 s, and only cipher suites with forward secrecy are offered",
   { timeout: 60 * SECOND },
   async (t) => {
     const tls = selfSigned();
@@ -322,7 +319,7 @@ testInside(
     t.after(() => stalled.destroy());
     stalled.on("error", () => {});
     await once(stalled, "connect");
-    const begun = performance.now();
+    const startedAt = performance.now();
     const ended = once(stalled, "close");
     for (const ciphers of ["AES128-GCM-SHA256", "AES256-SHA"]) {
       const refused = connectTls({
@@ -335,22 +332,22 @@ testInside(
       await assert.rejects(once(refused, "secureConnect"), /handshake failure/i);
     }
     for (const maxVersion of ["TLSv1.2", "TLSv1.3"] as const) {
-      const taken = connectTls({ port, host: "127.0.0.1", rejectUnauthorized: false, maxVersion });
-      await once(taken, "secureConnect");
+      const accepted = connectTls({ port, host: "127.0.0.1", rejectUnauthorized: false, maxVersion });
+      await once(accepted, "secureConnect");
       assert.match(
-        taken.getEphemeralKeyInfo() === null ? "" : JSON.stringify(taken.getEphemeralKeyInfo()),
+        accepted.getEphemeralKeyInfo() === null ? "" : JSON.stringify(accepted.getEphemeralKeyInfo()),
         /DH|TLSGroup/,
       );
-      taken.destroy();
+      accepted.destroy();
     }
     stalled.resume();
     await ended;
-    const seconds = (performance.now() - begun) / SECOND;
+    const seconds = (performance.now() - startedAt) / SECOND;
     assert.ok(seconds > 9 && seconds < 40, `${seconds} s`);
   },
 );
 
-test("a Host that is doubled, empty or no host is bad_request", async (t) => {
+test("a repeated, empty or malformed Host header gets bad_request", async (t) => {
   const server = await startServer(t);
   for (const lines of [
     "Host: a\r\nHost: a",
@@ -384,20 +381,20 @@ test("the authority of an absolute target replaces Host in links", async (t) => 
   await wire.waitFor(/"url":"http:\/\/chat\.example:81\//);
 });
 
-test("rubbish on the connection of a stream ends it without another status line", async (t) => {
+test("malformed input on the connection of a stream closes it without another status line", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const wire = await Wire.open(t, server.port);
   const head = `Host: x\r\nAuthorization: ${ana.token}\r\nAccept: application/x-ndjson\r\n`;
   wire.write(`GET /${ana.chatId} HTTP/1.1\r\n${head}\r\n`);
   await wire.waitFor(/members/);
-  wire.write("\0 rubbish\r\n\r\n");
-  await until(() => wire.isClosed, "the end");
+  wire.write("\0 malformed\r\n\r\n");
+  await until(() => wire.isClosed, "the connection to close");
   assert.equal(wire.received.split("HTTP/1.1").length, 2);
-  await until(async () => (await server.countHeld()) === 0, "the stream to be forgotten");
+  await until(async () => (await server.countHeld()) === 0, "the stream to be removed");
 });
 
-test("U+2028 and U+2029 are escaped in every answer, so that no reader of lines splits there", async (t) => {
+test("every response escapes U+2028 and U+2029, so that line readers do not split there", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.party("Ana");
   const key = { "Idempotency-Key": "k" };
@@ -414,7 +411,7 @@ test("U+2028 and U+2029 are escaped in every answer, so that no reader of lines 
   assert.equal(record(at(replies, 0).body)["text"], text);
 });
 
-test("a name of nothing but marks is refused, with a letter under them it is fine", async (t) => {
+test("a name of only combining marks is invalid, and one with a base letter is valid", async (t) => {
   const server = await startServer(t);
   for (const username of ["\u0301", "\u0301\u0302", " \u0301", "\u200b\u0301", "\ufe0f"]) {
     assertError(await server.create({ username }), "invalid_username");
@@ -422,7 +419,7 @@ test("a name of nothing but marks is refused, with a letter under them it is fin
   assert.equal(sessionOf(await server.create({ username: "n\u0303" })).username, "\u00f1");
 });
 
-testInside("internal errors and the errors that end a stream are counted as refused", async (t) => {
+testInside("the refused_total metric counts internal errors and the errors that end a stream", async (t) => {
   const errors: unknown[] = [];
   const server = await startServer(t, { metrics: true, logError: (error) => errors.push(error) });
   const [ana, ben] = await server.party("Ana", "Ben");
@@ -443,7 +440,7 @@ testInside("internal errors and the errors that end a stream are counted as refu
   assert.match(text, /refused_total\{error="internal"\} 1\n/);
 });
 
-testInside("a token does not reach the log in whatever way its characters are encoded", async (t) => {
+testInside("a token never appears in the log, however its characters are encoded", async (t) => {
   const lines: string[] = [];
   const server = await startServer(t, { log: (line) => lines.push(line) });
   const [ana] = await server.party("Ana");
@@ -457,6 +454,6 @@ testInside("a token does not reach the log in whatever way its characters are en
   ]) {
     await server.send("GET", path);
   }
-  await until(() => lines.length >= 6, "the lines");
+  await until(() => lines.length >= 6, "the log lines");
   for (const line of lines) assert.ok(!line.includes(signature.slice(0, 8)) && !/[\w%-]{40}/.test(line), line);
 });
