@@ -120,11 +120,11 @@ testInside("the write timeout does not end a waiting poll or an idle stream", as
     `GET /${ana.chatId} HTTP/1.1\r\nHost: x\r\nAuthorization: ${ana.token}\r\nAccept: application/x-ndjson\r\n\r\n`,
   );
   await stream.waitFor(/members/);
-  const waiting = await ana.hold();
+  const poll = await ana.hold();
   for (let passed = 0; passed < 49; passed += 1) server.pass(SECOND);
   assert.equal(server.app.chats.count().waiters, 2);
   server.pass(SECOND);
-  pollOf(await waiting.answer);
+  pollOf(await poll.answer);
   for (let passed = 0; passed < 30; passed += 1) {
     const before = stream.received.length;
     server.pass(25 * SECOND);
@@ -142,9 +142,9 @@ test("one address can have a tenth of all chats, but at least ten", async (t) =>
     const server = await startServer(t, { maxChats });
     const made = [];
     for (let count = 0; count < share; count += 1) made.push(sessionOf(await server.create()));
-    const refused = await server.create();
-    assertError(refused, "rate_limited");
-    assert.equal(refused.headers["retry-after"], "60");
+    const rejected = await server.create();
+    assertError(rejected, "rate_limited");
+    assert.equal(rejected.headers["retry-after"], "60");
     const { chat_id: id, session_token: token } = at(made, 0);
     assertDone(await server.send("DELETE", `/${id}`, { token }));
     sessionOf(await server.create());
@@ -177,25 +177,25 @@ testInside("an expired chat no longer counts against its address", async (t) => 
 test("a seat can have 32 polls and streams in total, and one more gets rate_limited", async (t) => {
   const server = await startServer(t);
   const [ana, ben] = await server.party("Ana", "Ben");
-  const waiting = [];
-  for (let count = 0; count < 31; count += 1) waiting.push(await ana.hold());
+  const polls = [];
+  for (let count = 0; count < 31; count += 1) polls.push(await ana.hold());
   const stream = await Wire.open(t, server.port);
   const head = `Host: x\r\nAuthorization: ${ana.token}\r\nAccept: application/x-ndjson\r\n`;
   stream.write(`GET /${ana.chatId} HTTP/1.1\r\n${head}\r\n`);
   await stream.waitFor(/members/);
   for (const headers of [{}, { Accept: "application/x-ndjson" }]) {
-    const refused = await ana.send("GET", "?since=latest&wait=50", { headers });
-    assertError(refused, "rate_limited");
-    assert.equal(refused.headers["retry-after"], "1");
+    const rejected = await ana.send("GET", "?since=latest&wait=50", { headers });
+    assertError(rejected, "rate_limited");
+    assert.equal(rejected.headers["retry-after"], "1");
   }
   assert.equal((await ana.read("?since=latest&wait=50&browser=b1&visible=1")).retry_in, LIMITS.retrySeconds);
   await ben.hold();
   await ana.read();
-  at(waiting, 0).abort();
+  at(polls, 0).abort();
   await until(async () => (await server.countHeld()) === 32, "one poll to be removed");
   await ana.hold();
   const message = await ben.say("to all 32");
-  for (const { answer } of waiting.slice(1)) assert.deepEqual(pollOf(await answer).messages, [message]);
+  for (const { answer } of polls.slice(1)) assert.deepEqual(pollOf(await answer).messages, [message]);
   await stream.waitFor(/to all 32/);
 });
 
@@ -290,9 +290,9 @@ test("a pipelined request keeps its body in whatever pieces it arrives, and at m
 test("an error response keeps the connection open if the body had arrived", async (t) => {
   const server = await startServer(t);
   const wire = await Wire.open(t, server.port);
-  const refused = `POST /create HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n{`;
+  const rejected = `POST /create HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n{`;
   const bodyless = `DELETE /create HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}`;
-  wire.write(`${refused}${bodyless}${bodyless}GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n`);
+  wire.write(`${rejected}${bodyless}${bodyless}GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n`);
   await wire.waitFor(/400 [^]* 405 [^]* 405 [^]*"ok"/);
   assert.doesNotMatch(wire.received, /connection: close/i);
 });
@@ -322,14 +322,14 @@ testInside(
     const startedAt = performance.now();
     const ended = once(stalled, "close");
     for (const ciphers of ["AES128-GCM-SHA256", "AES256-SHA"]) {
-      const refused = connectTls({
+      const rejected = connectTls({
         port,
         host: "127.0.0.1",
         rejectUnauthorized: false,
         ciphers,
         maxVersion: "TLSv1.2",
       });
-      await assert.rejects(once(refused, "secureConnect"), /handshake failure/i);
+      await assert.rejects(once(rejected, "secureConnect"), /handshake failure/i);
     }
     for (const maxVersion of ["TLSv1.2", "TLSv1.3"] as const) {
       const accepted = connectTls({ port, host: "127.0.0.1", rejectUnauthorized: false, maxVersion });

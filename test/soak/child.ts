@@ -79,7 +79,7 @@ export class Child {
   async waitUntil(isReached: (snapshot: Snapshot) => boolean): Promise<Snapshot> {
     const deadline = Date.now() + 60 * SECOND;
     for (let round = 1; ; round += 1) {
-      // A full garbage collection blocks the child, so it runs only if the condition already holds, and every tenth time.
+      // A full garbage collection blocks the child. It runs only if the condition already holds, and every tenth time.
       if (round % 10 === 0 || isReached(await this.#request({ passed: 0, isQuick: true }))) {
         const snapshot = await this.snapshot();
         if (isReached(snapshot) || Date.now() > deadline) return snapshot;

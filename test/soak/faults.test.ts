@@ -1,5 +1,5 @@
-// Checks that an unreliable network loses, duplicates or reorders no acknowledged message. Many chats run through a proxy
-// that cuts, delays, splits and stalls their connections, even in the middle of a request or a response.
+// Checks that an unreliable network loses, duplicates or reorders no acknowledged message. Many chats run through a
+// proxy that cuts, delays, splits and stalls their connections, even in the middle of a request or a response.
 //
 // SOAK_SEED=<seed> reproduces the proxy's faults, connection by connection.
 
@@ -12,7 +12,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { MessageView, PollReply, Session } from "../../server.ts";
 import { invitationOf, messageOf, numberOf, pollOf, portOf, readMessage, record, type Reply } from "../helpers.ts";
 import { send, type SendOptions, sessionOf, startServer, type TestServer, until } from "../helpers.ts";
-import { Random, chooseSeed } from "./tools.ts";
+import { chooseSeed, Random } from "./tools.ts";
 
 const CHATS = 16;
 const MESSAGES = 50;
@@ -26,14 +26,14 @@ interface Faults {
   readonly manner: "end" | "reset" | "server side first" | "client side first";
   /** Milliseconds by which each piece is delayed. */
   readonly delay: number;
-  /** One pause of `time` milliseconds after that many bytes. */
+  /** One pause of `time` milliseconds after `after` bytes. */
   readonly stall: { after: number; time: number } | undefined;
   readonly isSplit: boolean;
 }
 
 function chooseFaults(random: Random): Faults {
   const cut = random.pick(["request", "response", "time"] as const);
-  // Every connection ends eventually. Otherwise only connections without faults would soon be in use.
+  // Every connection ends eventually. Otherwise the connections without faults would soon be the only ones left.
   const longest = { request: 600, response: 1_500, time: 80 }[cut] * random.pick([1, 1, 1, 4]);
   return {
     cut,
@@ -110,7 +110,7 @@ class Proxy {
     client.once("close", () => clearTimeout(timer));
   }
 
-  /** Forwards each piece, delayed or in two halves if the faults say so. */
+  /** Forwards each piece, delayed or split in two as the faults require. */
   #forward(from: Socket, to: Socket, faults: Faults, direction: "request" | "response"): void {
     let passed = 0;
     const pass = async (piece: Buffer): Promise<void> => {
@@ -388,7 +388,7 @@ async function readDirectly(chat: ChatRecord, server: TestServer): Promise<void>
   chat.polls.unshift(polls);
 }
 
-/** Posts messages. The first four members retry with a key, the fifth retries without one, and the sixth never retries. */
+/** Posts messages. Members 1 to 4 retry with a key, member 5 retries without one, and member 6 never retries. */
 async function post(chat: ChatRecord, session: Session, clients: Clients, index: number): Promise<void> {
   for (let count = 0; count < MESSAGES; count += 1) {
     const isKeyed = index < 4;
@@ -434,7 +434,7 @@ function checkChat(chat: ChatRecord): void {
   }
 }
 
-/** Checks that the stream had every message once and in order, with a `missed` line exactly where messages were dropped. */
+/** Checks that the stream had each message once and in order, with `missed` lines exactly where messages were dropped. */
 function checkStream(streamed: ChatRecord["streamed"], stored: MessageView[]): void {
   let next = 0;
   let hasMissed = false;

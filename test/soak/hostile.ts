@@ -216,7 +216,7 @@ export function smugglingPair(random: Random): Buffer {
   return Buffer.from(`${head}0\r\n\r\nGET /robots.txt HTTP/1.1\r\nHost: x\r\n\r\n`, "latin1");
 }
 
-/** Returns whether the lines are two codings with chunked among them. Unusual, but the end of the body is unambiguous. */
+/** Returns whether the lines are two codings that include chunked. These are unusual, but the body's end is clear. */
 function isUnambiguous(first: string, second: string): boolean {
   const lines = [first, second];
   return lines.every((line) => /^Transfer-Encoding: \S+$/.test(line)) && lines.includes("Transfer-Encoding: chunked");

@@ -8,16 +8,16 @@ import test, { type TestContext } from "node:test";
 import * as fc from "fast-check";
 import { at, HOUR, MINUTE, record, SECOND, startServer, STATUS, stringOf, type TestServer } from "../helpers.ts";
 import {
+  type Chat,
+  type Credential,
   type Invitation,
+  type Member,
   Model,
+  ModelError,
   type Outcome,
   type Poll,
-  ModelError,
-  type Chat,
-  type Member,
-  type Credential,
 } from "./model.ts";
-import { type LineReply, chooseSeed, Line, type RequestFields } from "./tools.ts";
+import { chooseSeed, Line, type LineReply, type RequestFields } from "./tools.ts";
 
 const SEQUENCES = 10_000;
 const MAX_CHATS = 4;
@@ -34,25 +34,25 @@ interface Caller {
 }
 
 type Action =
-  | { do: "create"; name: unknown; key: string | undefined }
+  | { type: "create"; name: unknown; key: string | undefined }
   | {
-      do: "join";
+      type: "join";
       name: unknown;
       key: string | undefined;
       invitation: number;
       target: number | undefined;
       isBody: boolean;
     }
-  | { do: "joinMany"; count: number; invitation: number }
-  | { do: "preview"; invitation: number; target: number | undefined }
-  | ({ do: "invite" | "revoke" | "leave" | "end" } & Caller)
-  | ({ do: "post"; text: string; key: string | undefined } & Caller)
-  | ({ do: "burst"; count: number } & Caller)
-  | ({ do: "read"; since: "latest" | "none" | number } & Caller)
-  | ({ do: "poll"; wait: number; browser: string | undefined; visible: boolean } & Caller)
-  | ({ do: "pollInTabs"; visible: boolean[] } & Caller)
-  | ({ do: "remove"; member: number } & Caller)
-  | { do: "advance"; time: number; isSwept: boolean };
+  | { type: "joinMany"; count: number; invitation: number }
+  | { type: "preview"; invitation: number; target: number | undefined }
+  | ({ type: "invite" | "revoke" | "leave" | "end" } & Caller)
+  | ({ type: "post"; text: string; key: string | undefined } & Caller)
+  | ({ type: "burst"; count: number } & Caller)
+  | ({ type: "read"; since: "latest" | "none" | number } & Caller)
+  | ({ type: "poll"; wait: number; browser: string | undefined; visible: boolean } & Caller)
+  | ({ type: "pollInTabs"; visible: boolean[] } & Caller)
+  | ({ type: "remove"; member: number } & Caller)
+  | { type: "advance"; time: number; isSwept: boolean };
 
 /** The server under test, and the outcomes of all sequences. */
 class Harness {
@@ -92,7 +92,7 @@ class Run {
   }
 
   async perform(action: Action): Promise<unknown> {
-    switch (action.do) {
+    switch (action.type) {
       case "create": {
         const { name, key } = action;
         return this.#session(
@@ -143,10 +143,10 @@ class Run {
       case "leave":
       case "end": {
         const { credential, target } = this.#caller(action);
-        const expect = () => this.#done(() => this.model[action.do](credential, target));
-        const path = { revoke: "/invite", leave: "/leave", end: "" }[action.do];
-        const method = action.do === "leave" ? "POST" : "DELETE";
-        return this.#ask(action.do, expect, method, `/${target.id}${path}`, { token: credential.token });
+        const expect = () => this.#done(() => this.model[action.type](credential, target));
+        const path = { revoke: "/invite", leave: "/leave", end: "" }[action.type];
+        const method = action.type === "leave" ? "POST" : "DELETE";
+        return this.#ask(action.type, expect, method, `/${target.id}${path}`, { token: credential.token });
       }
       case "advance":
         this.#advance(action.time, action.isSwept);
@@ -181,7 +181,7 @@ class Run {
     this.model.sweep();
   }
 
-  #join(action: Omit<Action & { do: "join" }, "do">): Promise<void> {
+  #join(action: Omit<Action & { type: "join" }, "type">): Promise<void> {
     const { credential, target } = this.#invitation(action);
     const { name, key } = action;
     const body = { username: name, ...(action.isBody && { invite_token: credential.token }) };
@@ -297,7 +297,7 @@ class Run {
     return reply.status;
   }
 
-  /** Compares every poll that the model has ended, and asserts that the server still holds exactly the others. */
+  /** Compares every poll that the model has ended, and asserts that on the server exactly the others still wait. */
   async #settle(): Promise<void> {
     const { chats } = this.harness.server.app;
     assert.equal(chats.count().waiters, this.model.polls.length, "waiting polls");
@@ -425,20 +425,20 @@ const time = fc.oneof(
 );
 
 const ACTIONS: [weight: number, arbitrary: fc.Arbitrary<Action>][] = [
-  [4, fc.record({ do: fc.constant("create"), name, key })],
-  [14, fc.record({ do: fc.constant("join"), name, key, invitation: number, target, isBody: fc.boolean() })],
-  [1, fc.record({ do: fc.constant("joinMany"), count: fc.integer({ min: 3, max: 6 }), invitation: number })],
-  [2, fc.record({ do: fc.constant("preview"), invitation: number, target })],
-  [3, fc.record({ do: fc.constant("invite"), ...caller })],
-  [1, fc.record({ do: fc.constantFrom("revoke", "end"), ...caller })],
-  [3, fc.record({ do: fc.constant("leave"), ...caller })],
-  [2, fc.record({ do: fc.constant("remove"), member: fc.integer({ min: 1, max: 7 }), ...caller })],
-  [12, fc.record({ do: fc.constant("post"), text: fc.constantFrom("a", "a", "a", "b", " "), key, ...caller })],
-  [1, fc.record({ do: fc.constant("burst"), count: fc.integer({ min: 1, max: 60 }), ...caller })],
+  [4, fc.record({ type: fc.constant("create"), name, key })],
+  [14, fc.record({ type: fc.constant("join"), name, key, invitation: number, target, isBody: fc.boolean() })],
+  [1, fc.record({ type: fc.constant("joinMany"), count: fc.integer({ min: 3, max: 6 }), invitation: number })],
+  [2, fc.record({ type: fc.constant("preview"), invitation: number, target })],
+  [3, fc.record({ type: fc.constant("invite"), ...caller })],
+  [1, fc.record({ type: fc.constantFrom("revoke", "end"), ...caller })],
+  [3, fc.record({ type: fc.constant("leave"), ...caller })],
+  [2, fc.record({ type: fc.constant("remove"), member: fc.integer({ min: 1, max: 7 }), ...caller })],
+  [12, fc.record({ type: fc.constant("post"), text: fc.constantFrom("a", "a", "a", "b", " "), key, ...caller })],
+  [1, fc.record({ type: fc.constant("burst"), count: fc.integer({ min: 1, max: 60 }), ...caller })],
   [
     8,
     fc.record({
-      do: fc.constant("read"),
+      type: fc.constant("read"),
       since: fc.oneof(fc.constantFrom("latest", "none"), fc.integer({ min: -1, max: 45 })),
       ...caller,
     }),
@@ -446,7 +446,7 @@ const ACTIONS: [weight: number, arbitrary: fc.Arbitrary<Action>][] = [
   [
     14,
     fc.record({
-      do: fc.constant("poll"),
+      type: fc.constant("poll"),
       wait: fc.constantFrom(1, 49, 50),
       browser: optional(fc.constantFrom("firefox", "chromium"), 3),
       visible: fc.boolean(),
@@ -456,12 +456,12 @@ const ACTIONS: [weight: number, arbitrary: fc.Arbitrary<Action>][] = [
   [
     1,
     fc.record({
-      do: fc.constant("pollInTabs"),
+      type: fc.constant("pollInTabs"),
       visible: fc.array(fc.boolean(), { minLength: 4, maxLength: 6 }),
       ...caller,
     }),
   ],
-  [5, fc.record({ do: fc.constant("advance"), time, isSwept: usually })],
+  [5, fc.record({ type: fc.constant("advance"), time, isSwept: usually })],
 ];
 const action = fc.oneof(...ACTIONS.map(([weight, arbitrary]) => ({ weight, arbitrary })));
 
@@ -489,8 +489,8 @@ test("every response in 10,000 random sequences of requests matches the model", 
       const run = new Run(harness);
       try {
         // Start with a chat and an invitation, so that later actions have a token to use.
-        await run.perform({ do: "create", name: undefined, key: KEYS[0] });
-        await run.perform({ do: "invite", isLive: true, index: 0, target: undefined });
+        await run.perform({ type: "create", name: undefined, key: KEYS[0] });
+        await run.perform({ type: "invite", isLive: true, index: 0, target: undefined });
         await fc.asyncModelRun(() => ({ model: run, real: harness }), commands);
         await run.finish();
       } catch (error) {

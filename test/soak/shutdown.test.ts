@@ -6,7 +6,7 @@ import test, { type TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { assertError, at, freePort, invitationOf, LOCAL, messageOf, Program, type Reply, SECOND } from "../helpers.ts";
 import { pollOf, send, sessionOf, Wire } from "../helpers.ts";
-import { type LineReply, Line } from "./tools.ts";
+import { Line, type LineReply } from "./tools.ts";
 
 const CHATS = 30;
 const READERS = 4;
@@ -77,7 +77,7 @@ async function read(program: Program, chat: ChatRecord, token: string): Promise<
         token,
       });
       if (status === 503) return void chat.ends.push({ received, outcome: "stopping" });
-      const reply = pollOf({ status, headers: API, bytes: Buffer.alloc(0), text: "", body });
+      const reply = pollOf({ status, headers: API_HEADERS, bytes: Buffer.alloc(0), text: "", body });
       assert.equal(reply.missed, false);
       for (const { text } of reply.messages) received.add(text);
       ({ cursor } = reply);
@@ -98,7 +98,7 @@ function askUntilExit(program: Program, line: Line, ...request: Parameters<Line[
 }
 
 /** The headers that `pollOf` checks. A Line does not parse headers. */
-const API = {
+const API_HEADERS = {
   "cache-control": "no-store",
   "x-content-type-options": "nosniff",
   "access-control-allow-origin": "*",
@@ -127,7 +127,7 @@ test("a message whose body arrives after the signal reaches the waiting reader o
   const session = sessionOf(await program.send("POST", "/create"));
   const token = session.session_token;
   const path = `/${session.chat_id}`;
-  const held = program.send("GET", `${path}?since=1&wait=50`, { token });
+  const poll = program.send("GET", `${path}?since=1&wait=50`, { token });
   const late = await Wire.open(t, program.port);
   const head = `POST ${path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${token}\r\n`;
   late.write(`${head}Expect: 100-continue\r\nContent-Length: 15\r\n\r\n`);
@@ -136,7 +136,7 @@ test("a message whose body arrives after the signal reaches the waiting reader o
   await sleep(200);
   late.write('{"text":"late"}');
   await late.waitFor(/HTTP\/1\.1 (?:201|503) /);
-  const reply = await held;
+  const reply = await poll;
   if (/HTTP\/1\.1 201 /.test(late.received)) {
     assert.deepEqual(
       pollOf(reply).messages.map(({ text }) => text),

@@ -78,7 +78,7 @@ async function newChat(server: TestServer): Promise<{ chatId: string; token: str
 
 for (const trustProxy of [false, true]) {
   const setting = trustProxy ? "behind a proxy" : "without a proxy";
-  test(`${setting}, no Host or X-Forwarded header is reflected unescaped in the page, the help, a link or a header`, async (t) => {
+  test(`${setting}, no Host or X-Forwarded header is reflected unescaped in a page, a link or a header`, async (t) => {
     const seed = chooseSeed();
     t.diagnostic(`SOAK_SEED=${seed}`);
     const random = new Random(seed);

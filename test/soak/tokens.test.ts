@@ -9,7 +9,7 @@ import test from "node:test";
 import { ApiError, readToken, signToken, type TokenPayload } from "../../server.ts";
 import { at, HOUR, invitationOf, LOCAL, Program, record, type Reply, sessionOf } from "../helpers.ts";
 import { startServer, stringOf, type TestServer, until } from "../helpers.ts";
-import { Random, chooseSeed, Line } from "./tools.ts";
+import { chooseSeed, Line, Random } from "./tools.ts";
 
 const NOW = Date.UTC(2026, 2, 1);
 const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -90,10 +90,10 @@ test("over HTTP, every changed, re-encoded or forged token is rejected and chang
   /** Asserts that each endpoint of the chat rejects the token with this error. */
   const assertRejected = async (token: string, code: string, endpoints = ENDPOINTS): Promise<void> => {
     for (const { method, path, body } of endpoints) {
-      const question = body === "invite" ? { body: { invite_token: token } } : { token };
-      const answer = await line.ask(method, `/${ana.chatId}${path}`, question);
-      assert.equal(record(answer.body)["error"], code, `${method} ${path} with ${JSON.stringify(token)}`);
-      assert.equal(answer.status, code === "wrong_chat" ? 403 : 401);
+      const fields = body === "invite" ? { body: { invite_token: token } } : { token };
+      const reply = await line.ask(method, `/${ana.chatId}${path}`, fields);
+      assert.equal(record(reply.body)["error"], code, `${method} ${path} with ${JSON.stringify(token)}`);
+      assert.equal(reply.status, code === "wrong_chat" ? 403 : 401);
     }
   };
   const valid = [ana.token, ben.token, invitation];
@@ -272,7 +272,7 @@ function changeCharacters(token: string): string[] {
   return [...bits, ...letters.flat()];
 }
 
-/** Returns every prefix and suffix of the token, and variants with a character removed or inserted, repeated or reversed. */
+/** Returns every prefix and suffix, and variants with a character removed or inserted, a repetition or a reversal. */
 function changeLength(token: string): string[] {
   const lengths = Array.from(token, (_, index) => index);
   return [
@@ -387,8 +387,8 @@ const TEXTS = ["the-cat-is-in-the-bag", "meet-me-at-midnight"] as const;
 const KEYS = ["key-of-a-creation-0123456789", "key-of-a-joining-0123456789", "key-of-a-message"] as const;
 
 /**
- * Sends every valid request and many invalid ones. If creating a chat may fail, `earlier` replies supply the chat and its
- * tokens.
+ * Sends every valid request and many invalid ones. If creating a chat may fail, `earlier` replies supply the chat and
+ * its tokens.
  */
 async function sendEveryRequest(send: Send, earlier?: Reply[]): Promise<Reply[]> {
   const replies: Reply[] = [];
