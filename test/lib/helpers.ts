@@ -38,9 +38,6 @@ const EXECUTABLE = process.env["WATCH_PARTY_EXECUTABLE"];
  */
 export const testInProcess: typeof test = EXECUTABLE === undefined ? test : Object.assign(async () => {}, test);
 
-/** Removed once all callers use testInProcess. */
-export const testInside = testInProcess;
-
 export const SECOND = 1000;
 export const MINUTE = 60 * SECOND;
 export const HOUR = 60 * MINUTE;
@@ -356,20 +353,10 @@ export class TestServer {
     return members;
   }
 
-  /** Removed once all callers use `chat`. */
-  party<Names extends string[]>(...names: Names): Promise<{ [Index in keyof Names]: Member }> {
-    return this.chat(...names);
-  }
-
   /** Moves the clock and runs the sweep that is due by then. */
   advanceAndSweep(milliseconds: number): void {
     this.clock.advance(milliseconds);
     this.app.sweep();
-  }
-
-  /** Removed once all callers use `advanceAndSweep`. */
-  pass(milliseconds: number): void {
-    this.advanceAndSweep(milliseconds);
   }
 
   /** Sends a poll and resolves once the server holds it. */
@@ -445,11 +432,6 @@ export class Member {
 
   preview(inviteToken: string): Promise<Reply> {
     return this.server.send("GET", `/${this.chatId}/invite`, { token: inviteToken });
-  }
-
-  /** Removed once all callers use `preview`. */
-  look(inviteToken: string): Promise<Reply> {
-    return this.preview(inviteToken);
   }
 
   revoke(): Promise<Reply> {

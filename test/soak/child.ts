@@ -1,5 +1,5 @@
-// A server in its own process, which reports what it holds when asked. Run as a program this file is that process;
-// imported it starts one.
+// A server in a child process that reports its memory and connections on request. Run as a program, this file is the
+// child process. Imported, it exports the class that starts one.
 
 import assert from "node:assert/strict";
 import { type ChildProcess, fork } from "node:child_process";
@@ -13,7 +13,7 @@ import { selfSigned } from "../lib/certificate.ts";
 import { portOf, record, SECOND } from "../lib/helpers.ts";
 import { usedHeap } from "./tools.ts";
 
-/** How the child's server differs from the defaults; times in milliseconds. */
+/** Options that differ from the defaults. Times are in milliseconds. */
 export interface ChildOptions {
   maxChats?: number;
   rateLimit?: boolean;
@@ -21,28 +21,30 @@ export interface ChildOptions {
   headersTimeout?: number;
   requestTimeout?: number;
   keepAliveTimeout?: number;
-  /** Its clock moves only by `pass`. */
-  isClockStill?: boolean;
-  /** Speaks TLS with a certificate that it has signed itself. */
+  /** Stops the server's clock. Only `pass` moves it. */
+  isClockStopped?: boolean;
+  /** Uses TLS with a self-signed certificate. */
   tls?: boolean;
-  /** Megabytes of heap (--max-old-space-size); with more the child crashes. */
+  /** The heap limit in megabytes (--max-old-space-size). The child crashes when it exceeds the limit. */
   maxHeap?: number;
 }
 
-/** Memory in bytes, after what nobody refers to is gone. */
-export interface Look {
+/** The state of the child. Memory is in bytes, measured after a full garbage collection. */
+export interface Snapshot {
   heap: number;
   external: number;
   resident: number;
-  waiting: number;
+  /** Polls and streams that wait for news. */
+  waiters: number;
   chats: number;
   connections: number;
-  /** Bytes that connections have sent, ever, and bytes of answers that the system has taken for the open ones. */
+  /** Bytes received on all connections since the start, closed ones included. */
   received: number;
-  taken: number;
-  /** The longest that nothing else could happen since the last look, in milliseconds. */
+  /** Bytes that the operating system has accepted for the open connections. */
+  written: number;
+  /** The longest time since the last full snapshot for which the event loop was blocked, in milliseconds. */
   longestStall: number;
-  /** Internal errors, unhandled rejections, uncaught exceptions: each should be none. */
+  /** Internal errors, unhandled rejections and uncaught exceptions. Tests expect none. */
   errors: string[];
 }
 
@@ -64,43 +66,43 @@ export class Child {
     return new Child(child, numberIn(message, "port"));
   }
 
-  look(): Promise<Look> {
-    return this.#ask({ passed: 0, isQuick: false });
+  snapshot(): Promise<Snapshot> {
+    return this.#request({ passed: 0, isQuick: false });
   }
 
-  /** Moves the child's clock and lets it do what is due by then; Node's own timers are not moved. */
-  pass(milliseconds: number): Promise<Look> {
-    return this.#ask({ passed: milliseconds, isQuick: false });
+  /** Advances the server's clock and runs a sweep. Node's own timers are not affected. */
+  pass(milliseconds: number): Promise<Snapshot> {
+    return this.#request({ passed: milliseconds, isQuick: false });
   }
 
-  /** Looks until it looks as it should, for a minute at most; returns the last look. */
-  async lookUntil(isFine: (look: Look) => boolean): Promise<Look> {
+  /** Takes snapshots until one satisfies the condition, for at most a minute. Returns the last snapshot. */
+  async waitUntil(isReached: (snapshot: Snapshot) => boolean): Promise<Snapshot> {
     const deadline = Date.now() + 60 * SECOND;
     for (let round = 1; ; round += 1) {
-      // Collecting all garbage takes the child's time, so it happens only when the rest looks fine, or now and then.
-      if (round % 10 === 0 || isFine(await this.#ask({ passed: 0, isQuick: true }))) {
-        const look = await this.look();
-        if (isFine(look) || Date.now() > deadline) return look;
+      // A full garbage collection blocks the child. It runs only if the condition already holds, and every tenth time.
+      if (round % 10 === 0 || isReached(await this.#request({ passed: 0, isQuick: true }))) {
+        const snapshot = await this.snapshot();
+        if (isReached(snapshot) || Date.now() > deadline) return snapshot;
       }
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
   }
 
-  /** Looks until no more bytes arrive or leave; returns the last look. */
-  async standstill(): Promise<Look> {
-    let last = await this.#ask({ passed: 0, isQuick: true });
+  /** Waits until the server neither receives nor writes bytes. Returns the last snapshot. */
+  async waitUntilQuiet(): Promise<Snapshot> {
+    let last = await this.#request({ passed: 0, isQuick: true });
     for (let same = 0; same < 5;) {
       await new Promise((resolve) => setTimeout(resolve, 100));
-      const look = await this.#ask({ passed: 0, isQuick: true });
-      same = last.taken === look.taken && last.received === look.received ? same + 1 : 0;
-      last = look;
+      const snapshot = await this.#request({ passed: 0, isQuick: true });
+      same = last.written === snapshot.written && last.received === snapshot.received ? same + 1 : 0;
+      last = snapshot;
     }
-    return this.look();
+    return this.snapshot();
   }
 
-  async #ask(question: { passed: number; isQuick: boolean }): Promise<Look> {
-    assert.equal(this.process.exitCode ?? this.process.signalCode, null, "the server has ended");
-    this.process.send(question);
+  async #request(options: { passed: number; isQuick: boolean }): Promise<Snapshot> {
+    assert.equal(this.process.exitCode ?? this.process.signalCode, null, "the server has exited");
+    this.process.send(options);
     const [message]: unknown[] = await once(this.process, "message", { signal: AbortSignal.timeout(30 * SECOND) });
     const errors = record(message)["errors"];
     assert.ok(Array.isArray(errors));
@@ -108,11 +110,11 @@ export class Child {
       heap: numberIn(message, "heap"),
       external: numberIn(message, "external"),
       resident: numberIn(message, "resident"),
-      waiting: numberIn(message, "waiting"),
+      waiters: numberIn(message, "waiters"),
       chats: numberIn(message, "chats"),
       connections: numberIn(message, "connections"),
       received: numberIn(message, "received"),
-      taken: numberIn(message, "taken"),
+      written: numberIn(message, "written"),
       longestStall: numberIn(message, "longestStall"),
       errors: errors.map(String),
     };
@@ -125,20 +127,20 @@ function numberIn(message: unknown, key: string): number {
   return value;
 }
 
-/** The child's own side. */
+/** Runs the server in the child process. */
 async function serve(given: unknown): Promise<void> {
   const errors: string[] = [];
-  const note = (what: string) => (error: unknown) => {
-    errors.push(`${what}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
+  const recordAs = (kind: string) => (error: unknown) => {
+    errors.push(`${kind}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
   };
-  process.on("uncaughtException", note("uncaught exception"));
-  process.on("unhandledRejection", note("unhandled rejection"));
-  const { headersTimeout, requestTimeout, keepAliveTimeout, tls, isClockStill, ...rest } = record(given);
+  process.on("uncaughtException", recordAs("uncaught exception"));
+  process.on("unhandledRejection", recordAs("unhandled rejection"));
+  const { headersTimeout, requestTimeout, keepAliveTimeout, tls, isClockStopped, ...rest } = record(given);
   const options = { ...rest, ...(tls === true && { tls: selfSigned() }) };
   const start = Date.now();
   let offset = 0;
-  const now = (): number => (isClockStill === true ? start : Date.now()) + offset;
-  const app = createApp({ ...options, now, logError: note("internal error") });
+  const now = (): number => (isClockStopped === true ? start : Date.now()) + offset;
+  const app = createApp({ ...options, now, logError: recordAs("internal error") });
   const sockets = new Set<Socket>();
   let receivedByClosed = 0;
   app.server.on("connection", (socket: Socket) => {
@@ -159,22 +161,22 @@ async function serve(given: unknown): Promise<void> {
   process.on("message", (message) => {
     offset += numberIn(message, "passed");
     app.sweep();
-    void tell(record(message)["isQuick"] === true);
+    void sendSnapshot(record(message)["isQuick"] === true);
   });
   process.send?.({ port: portOf(app.server.address()) });
 
-  async function tell(isQuick: boolean): Promise<void> {
+  async function sendSnapshot(isQuick: boolean): Promise<void> {
     const longestStall = stalls.max / 1e6;
     const heap = isQuick ? process.memoryUsage().heapUsed : await usedHeap();
     const { external, rss: resident } = process.memoryUsage();
-    const { chats, waiters: waiting } = app.chats.count();
+    const { chats, waiters } = app.chats.count();
     const connections = await countConnections(app);
-    const taken = [...sockets].reduce(
+    const written = [...sockets].reduce(
       (sum, { bytesWritten, writableLength }) => sum + bytesWritten - writableLength,
       0,
     );
     const received = [...sockets].reduce((sum, { bytesRead }) => sum + bytesRead, receivedByClosed);
-    process.send?.({ heap, external, resident, waiting, chats, connections, received, taken, longestStall, errors });
+    process.send?.({ heap, external, resident, waiters, chats, connections, received, written, longestStall, errors });
     if (!isQuick) stalls.reset();
   }
 }

@@ -1,7 +1,6 @@
-// Whatever people do, in whatever order and at whatever time, the server does what the contract says: random
-// sequences over HTTP against a model of the contract, each answer compared in full.
+// Runs random sequences of requests over HTTP and compares every response with a model of the API.
 //
-// SOAK_SEED=<seed> repeats a run; a failure is shrunk to a short sequence and printed.
+// SOAK_SEED=<seed> reproduces a run. A failing sequence is shrunk to a short one and printed.
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -9,55 +8,58 @@ import test, { type TestContext } from "node:test";
 import * as fc from "fast-check";
 import { at, HOUR, MINUTE, record, SECOND, startServer, STATUS, stringOf, type TestServer } from "../lib/helpers.ts";
 import {
+  type Chat,
+  type Credential,
   type Invitation,
+  type Member,
   Model,
+  ModelError,
   type Outcome,
   type Poll,
-  Refused,
-  type Room,
-  type Seat,
-  type Ticket,
 } from "./model.ts";
-import { type Answer, chooseSeed, Line, type Question } from "./tools.ts";
+import { chooseSeed, Line, type LineReply, type RequestFields } from "./tools.ts";
 
 const SEQUENCES = 10_000;
 const MAX_CHATS = 4;
 const KEYS = ["a-key-of-22-characters", "a-key-of-22-characters", "another-key-of-just-so-many"] as const;
 
-/** Whose token is used where: somebody who sits in a chat, or any token there ever was; its own chat, or any. */
-interface Whose {
+/** Selects the token and the chat of a request. */
+interface Caller {
+  /** Use the token of a current member. Otherwise use any token issued so far. */
   isLive: boolean;
-  who: number;
-  where: number | undefined;
+  /** The index among those tokens, modulo their number. */
+  index: number;
+  /** The index of the chat, modulo the number of chats, or undefined for the chat of the token. */
+  target: number | undefined;
 }
 
 type Action =
-  | { do: "create"; name: unknown; key: string | undefined }
+  | { type: "create"; name: unknown; key: string | undefined }
   | {
-      do: "join";
+      type: "join";
       name: unknown;
       key: string | undefined;
       invitation: number;
-      where: number | undefined;
+      target: number | undefined;
       isBody: boolean;
     }
-  | { do: "crowd"; count: number; invitation: number }
-  | { do: "look"; invitation: number; where: number | undefined }
-  | ({ do: "invite" | "revoke" | "leave" | "end" } & Whose)
-  | ({ do: "post"; text: string; key: string | undefined } & Whose)
-  | ({ do: "burst"; count: number } & Whose)
-  | ({ do: "read"; since: "latest" | "none" | number } & Whose)
-  | ({ do: "hold"; wait: number; browser: string | undefined; visible: boolean } & Whose)
-  | ({ do: "tabs"; visible: boolean[] } & Whose)
-  | ({ do: "remove"; member: number } & Whose)
-  | { do: "pass"; time: number; isSwept: boolean };
+  | { type: "joinMany"; count: number; invitation: number }
+  | { type: "preview"; invitation: number; target: number | undefined }
+  | ({ type: "invite" | "revoke" | "leave" | "end" } & Caller)
+  | ({ type: "post"; text: string; key: string | undefined } & Caller)
+  | ({ type: "burst"; count: number } & Caller)
+  | ({ type: "read"; since: "latest" | "none" | number } & Caller)
+  | ({ type: "poll"; wait: number; browser: string | undefined; visible: boolean } & Caller)
+  | ({ type: "pollInTabs"; visible: boolean[] } & Caller)
+  | ({ type: "remove"; member: number } & Caller)
+  | { type: "advance"; time: number; isSwept: boolean };
 
-/** The server under test, and what has happened in all sequences together. */
-class Bench {
+/** The server under test, and the outcomes of all sequences. */
+class Harness {
   readonly server: TestServer;
   readonly line: Line;
-  readonly spare: Line[] = [];
-  readonly seen = new Map<string, number>();
+  readonly idleLines: Line[] = [];
+  readonly outcomes = new Map<string, number>();
   requests = 0;
 
   constructor(server: TestServer, line: Line) {
@@ -65,32 +67,32 @@ class Bench {
     this.line = line;
   }
 
-  static async start(t: TestContext): Promise<Bench> {
+  static async start(t: TestContext): Promise<Harness> {
     const server = await startServer(t, { maxChats: MAX_CHATS });
-    const bench = new Bench(server, await Line.open(server.port));
+    const harness = new Harness(server, await Line.open(server.port));
     t.after(() => {
-      for (const line of [bench.line, ...bench.spare]) line.close();
+      for (const line of [harness.line, ...harness.idleLines]) line.close();
     });
-    return bench;
+    return harness;
   }
 }
 
-/** One sequence: the model beside the server, and all tokens handed out so far. */
+/** One sequence: the model and all tokens issued so far. */
 class Run {
-  readonly bench: Bench;
+  readonly harness: Harness;
   readonly model: Model;
-  readonly rooms: Room[] = [];
-  readonly seats: Seat[] = [];
+  readonly chats: Chat[] = [];
+  readonly members: Member[] = [];
   readonly invitations: Invitation[] = [];
-  readonly held = new Map<Poll, { line: Line; answer: Promise<Answer> }>();
+  readonly waiting = new Map<Poll, { line: Line; reply: Promise<LineReply> }>();
 
-  constructor(bench: Bench) {
-    this.bench = bench;
-    this.model = new Model(bench.server.clock.ms, MAX_CHATS);
+  constructor(harness: Harness) {
+    this.harness = harness;
+    this.model = new Model(harness.server.clock.ms, MAX_CHATS);
   }
 
   async perform(action: Action): Promise<unknown> {
-    switch (action.do) {
+    switch (action.type) {
       case "create": {
         const { name, key } = action;
         return this.#session(
@@ -102,242 +104,249 @@ class Run {
       }
       case "join":
         return this.#join(action);
-      case "crowd":
+      case "joinMany":
         for (let count = 0; count < action.count; count += 1) {
-          await this.#join({ ...action, name: undefined, key: undefined, where: undefined, isBody: true });
+          await this.#join({ ...action, name: undefined, key: undefined, target: undefined, isBody: true });
         }
         return undefined;
-      case "look": {
-        const { ticket, where } = this.#invitation(action);
-        const expect = () => ({ status: 200, body: this.model.look(ticket, where) });
-        return this.#ask("look", expect, "GET", `/${where.id}/invite`, { token: ticket.token });
+      case "preview": {
+        const { credential, target } = this.#invitation(action);
+        const expect = () => ({ status: 200, body: this.model.preview(credential, target) });
+        return this.#ask("preview", expect, "GET", `/${target.id}/invite`, { token: credential.token });
       }
       case "invite":
         return this.#invite(action);
       case "post":
-        return this.#post("post", this.#whose(action), action.text, action.key);
+        return this.#post("post", this.#caller(action), action.text, action.key);
       case "burst":
         return this.#burst(action);
       case "read": {
-        const { ticket, where } = this.#whose(action);
+        const { credential, target } = this.#caller(action);
         const { since } = action;
-        const number = since === "none" ? 0 : since === "latest" ? where.cursor : Math.max(0, where.cursor - since);
+        const number = since === "none" ? 0 : since === "latest" ? target.cursor : Math.max(0, target.cursor - since);
         const query = since === "none" ? "" : `?since=${since === "latest" ? since : number}`;
-        const expect = () => this.#now(this.model.read(ticket, where, number, 0));
-        return this.#ask("read", expect, "GET", `/${where.id}${query}`, { token: ticket.token });
+        const expect = () => this.#immediate(this.model.read(credential, target, number, 0));
+        return this.#ask("read", expect, "GET", `/${target.id}${query}`, { token: credential.token });
       }
-      case "hold":
-        return this.#hold(action);
-      case "tabs":
-        for (const visible of action.visible) await this.#hold({ ...action, wait: 50, browser: "firefox", visible });
+      case "poll":
+        return this.#poll(action);
+      case "pollInTabs":
+        for (const visible of action.visible) await this.#poll({ ...action, wait: 50, browser: "firefox", visible });
         return undefined;
       case "remove": {
-        const { ticket, where } = this.#whose(action);
-        const path = `/${where.id}/members/${action.member}`;
-        const expect = () => this.#done(() => this.model.remove(ticket, where, action.member));
-        return this.#ask("remove", expect, "DELETE", path, { token: ticket.token });
+        const { credential, target } = this.#caller(action);
+        const path = `/${target.id}/members/${action.member}`;
+        const expect = () => this.#done(() => this.model.remove(credential, target, action.member));
+        return this.#ask("remove", expect, "DELETE", path, { token: credential.token });
       }
       case "revoke":
       case "leave":
       case "end": {
-        const { ticket, where } = this.#whose(action);
-        const expect = () => this.#done(() => this.model[action.do](ticket, where));
-        const path = { revoke: "/invite", leave: "/leave", end: "" }[action.do];
-        const method = action.do === "leave" ? "POST" : "DELETE";
-        return this.#ask(action.do, expect, method, `/${where.id}${path}`, { token: ticket.token });
+        const { credential, target } = this.#caller(action);
+        const expect = () => this.#done(() => this.model[action.type](credential, target));
+        const path = { revoke: "/invite", leave: "/leave", end: "" }[action.type];
+        const method = action.type === "leave" ? "POST" : "DELETE";
+        return this.#ask(action.type, expect, method, `/${target.id}${path}`, { token: credential.token });
       }
-      case "pass":
-        this.#pass(action.time, action.isSwept);
+      case "advance":
+        this.#advance(action.time, action.isSwept);
         return this.#settle();
       default:
         return action satisfies never;
     }
   }
 
-  /** All sessions over: whatever has happened, nothing is left. */
+  /** Lets all sessions expire, and asserts that the server has removed everything. */
   async finish(): Promise<void> {
-    this.#pass(7 * HOUR, true);
+    this.#advance(7 * HOUR, true);
     await this.#settle();
-    assert.equal(this.bench.server.app.chats.count().chats, 0);
-    assert.equal(this.bench.server.app.chats.count().waiters, 0);
+    assert.equal(this.harness.server.app.chats.count().chats, 0);
+    assert.equal(this.harness.server.app.chats.count().waiters, 0);
   }
 
-  /** Lets go of what a failed sequence has left. */
+  /** Cleans up after a failed sequence. */
   abandon(): void {
-    for (const { line, answer } of this.held.values()) {
-      answer.catch(() => {});
+    for (const { line, reply } of this.waiting.values()) {
+      reply.catch(() => {});
       line.close();
     }
-    this.bench.server.pass(7 * HOUR);
+    this.harness.server.advanceAndSweep(7 * HOUR);
   }
 
-  #pass(time: number, isSwept: boolean): void {
-    this.bench.server.clock.advance(time);
+  #advance(time: number, isSwept: boolean): void {
+    this.harness.server.clock.advance(time);
     this.model.now += time;
     if (!isSwept) return;
-    this.bench.server.app.sweep();
+    this.harness.server.app.sweep();
     this.model.sweep();
   }
 
-  #join(action: Omit<Action & { do: "join" }, "do">): Promise<void> {
-    const { ticket, where } = this.#invitation(action);
+  #join(action: Omit<Action & { type: "join" }, "type">): Promise<void> {
+    const { credential, target } = this.#invitation(action);
     const { name, key } = action;
-    const body = { username: name, ...(action.isBody && { invite_token: ticket.token }) };
-    const question = { key, body, ...(!action.isBody && { token: ticket.token }) };
-    return this.#session(() => this.model.join(ticket, where, name, key), `/${where.id}/join`, question, "join");
+    const body = { username: name, ...(action.isBody && { invite_token: credential.token }) };
+    const fields = { key, body, ...(!action.isBody && { token: credential.token }) };
+    return this.#session(() => this.model.join(credential, target, name, key), `/${target.id}/join`, fields, "join");
   }
 
-  async #invite(action: Whose): Promise<void> {
-    const { ticket, where } = this.#whose(action);
+  async #invite(action: Caller): Promise<void> {
+    const { credential, target } = this.#caller(action);
     let made: Invitation | undefined;
-    const expect = (answer: Answer): Outcome => {
-      made = this.model.invite(ticket, where);
-      made.token = stringIn(answer, "invite_token");
-      const link = `${this.bench.server.base}/${where.id}#invite=${made.token}`;
-      const [seats_left, expires_at] = [6 - where.seats.length, new Date(made.expires).toISOString()];
+    const expect = (reply: LineReply): Outcome => {
+      made = this.model.invite(credential, target);
+      made.token = stringIn(reply, "invite_token");
+      const link = `${this.harness.server.base}/${target.id}#invite=${made.token}`;
+      const [seats_left, expires_at] = [6 - target.members.length, new Date(made.expiresAt).toISOString()];
       return { status: 201, body: { magic_link: link, invite_token: made.token, expires_at, seats_left } };
     };
-    await this.#ask("invite", expect, "POST", `/${where.id}/invite`, { token: ticket.token });
+    await this.#ask("invite", expect, "POST", `/${target.id}/invite`, { token: credential.token });
     if (made) this.invitations.push(made);
   }
 
-  #post(what: string, whose: { ticket: Ticket; where: Room }, text: string, key: string | undefined): Promise<number> {
-    const { ticket, where } = whose;
+  #post(
+    operation: string,
+    caller: { credential: Credential; target: Chat },
+    text: string,
+    key: string | undefined,
+  ): Promise<number> {
+    const { credential, target } = caller;
     const expect = (): Outcome => {
-      const { status, message } = this.model.post(ticket, where, text, key);
+      const { status, message } = this.model.post(credential, target, text, key);
       return { status, body: message };
     };
-    return this.#ask(what, expect, "POST", `/${where.id}`, { token: ticket.token, key, body: { text } });
+    return this.#ask(operation, expect, "POST", `/${target.id}`, { token: credential.token, key, body: { text } });
   }
 
-  /** Many messages, just fast enough for the rate. */
-  async #burst(action: Whose & { count: number }): Promise<void> {
-    const whose = this.#whose(action);
+  /** Posts many messages, ten per second. */
+  async #burst(action: Caller & { count: number }): Promise<void> {
+    const caller = this.#caller(action);
     for (let count = 0; count < action.count; count += 1) {
-      this.#pass(SECOND / 10, false);
-      const status = await this.#post("burst", whose, `message ${count}`, undefined);
+      this.#advance(SECOND / 10, false);
+      const status = await this.#post("burst", caller, `message ${count}`, undefined);
       if (status !== 201 && status !== 429) return;
     }
   }
 
   async #session(
-    make: () => { status: number; seat: Seat },
+    run: () => { status: number; member: Member },
     path: string,
-    question: Question,
-    what: "create" | "join",
+    fields: RequestFields,
+    operation: "create" | "join",
   ): Promise<void> {
-    const expect = (answer: Answer): Outcome => {
-      const { status, seat } = make();
+    const expect = (reply: LineReply): Outcome => {
+      const { status, member } = run();
       if (status === 201) {
-        if (what === "create") seat.room.id = stringIn(answer, "chat_id");
-        seat.token = stringIn(answer, "session_token");
-        assert.ok(!this.seats.some(({ token }) => token === seat.token), "a token is nobody else's");
-        if (what === "create") this.rooms.push(seat.room);
-        this.seats.push(seat);
+        if (operation === "create") member.chat.id = stringIn(reply, "chat_id");
+        member.token = stringIn(reply, "session_token");
+        assert.ok(!this.members.some(({ token }) => token === member.token), "every token is unique");
+        if (operation === "create") this.chats.push(member.chat);
+        this.members.push(member);
       }
       const body = {
-        chat_id: seat.room.id,
-        session_token: seat.token,
-        member_id: String(seat.number),
-        username: seat.name,
-        expires_at: new Date(seat.expires).toISOString(),
-        url: `${this.bench.server.base}/${seat.room.id}`,
+        chat_id: member.chat.id,
+        session_token: member.token,
+        member_id: String(member.id),
+        username: member.name,
+        expires_at: new Date(member.expiresAt).toISOString(),
+        url: `${this.harness.server.base}/${member.chat.id}`,
       };
       return { status, body };
     };
-    await this.#ask(what, expect, "POST", path, question);
+    await this.#ask(operation, expect, "POST", path, fields);
   }
 
-  async #hold(action: Whose & { wait: number; browser: string | undefined; visible: boolean }): Promise<void> {
-    const { ticket, where } = this.#whose(action);
+  async #poll(action: Caller & { wait: number; browser: string | undefined; visible: boolean }): Promise<void> {
+    const { credential, target } = this.#caller(action);
     const { wait, browser, visible } = action;
-    const line = this.bench.spare.pop() ?? (await Line.open(this.bench.server.port));
+    const line = this.harness.idleLines.pop() ?? (await Line.open(this.harness.server.port));
     const queries = [`since=latest&wait=${wait}`, browser && `browser=${browser}`, visible && "visible=1"];
-    const arrived = once(this.bench.server.app.server, "request");
-    const path = `/${where.id}?${queries.filter(Boolean).join("&")}`;
-    const answer = line.ask("GET", path, { token: ticket.token });
+    const arrived = once(this.harness.server.app.server, "request");
+    const path = `/${target.id}?${queries.filter(Boolean).join("&")}`;
+    const reply = line.ask("GET", path, { token: credential.token });
     await arrived;
-    this.bench.requests += 1;
+    this.harness.requests += 1;
     this.model.expire();
-    const outcome = attempt(() => this.model.read(ticket, where, where.cursor, wait, browser, visible));
-    if ("seat" in outcome) {
-      this.held.set(outcome, { line, answer });
-      this.#count("hold", "held");
+    const outcome = attempt(() => this.model.read(credential, target, target.cursor, wait, browser, visible));
+    if ("member" in outcome) {
+      this.waiting.set(outcome, { line, reply });
+      this.#count("poll", "waiting");
     } else {
-      this.bench.spare.push(line);
-      this.#compare("hold", await answer, outcome);
+      this.harness.idleLines.push(line);
+      this.#compare("poll", await reply, outcome);
     }
     await this.#settle();
   }
 
-  /** Asks the server and the model alike. */
+  /** Sends a request to the server and compares the response with the model's. */
   async #ask(
-    what: string,
-    expect: (answer: Answer) => Outcome,
+    operation: string,
+    expect: (reply: LineReply) => Outcome,
     method: string,
     path: string,
-    question: Question,
+    fields: RequestFields,
   ): Promise<number> {
-    const answer = await this.bench.line.ask(method, path, question);
-    this.bench.requests += 1;
+    const reply = await this.harness.line.ask(method, path, fields);
+    this.harness.requests += 1;
     this.model.expire();
     this.#compare(
-      what,
-      answer,
-      attempt(() => expect(answer)),
+      operation,
+      reply,
+      attempt(() => expect(reply)),
     );
     await this.#settle();
-    return answer.status;
+    return reply.status;
   }
 
-  /** Every poll that must have been answered by now is compared, and no other has been answered. */
+  /** Compares every poll that the model has ended, and asserts that on the server exactly the others still wait. */
   async #settle(): Promise<void> {
-    const { chats } = this.bench.server.app;
-    assert.equal(chats.count().waiters, this.model.polls.length, "polls held");
-    assert.equal(chats.count().chats, this.model.rooms.length, "chats");
-    for (const [poll, { line, answer }] of this.held) {
+    const { chats } = this.harness.server.app;
+    assert.equal(chats.count().waiters, this.model.polls.length, "waiting polls");
+    assert.equal(chats.count().chats, this.model.chats.length, "chats");
+    for (const [poll, { line, reply }] of this.waiting) {
       if (!poll.outcome) continue;
-      this.held.delete(poll);
-      this.#compare("held", await answer, poll.outcome);
-      this.bench.spare.push(line);
+      this.waiting.delete(poll);
+      this.#compare("waiter", await reply, poll.outcome);
+      this.harness.idleLines.push(line);
     }
   }
 
-  #compare(what: string, answer: Answer, outcome: Outcome): void {
+  #compare(operation: string, reply: LineReply, outcome: Outcome): void {
     if ("error" in outcome) {
-      assert.equal(record(answer.body)["error"], outcome.error, `${what}: ${answer.text}`);
-      assert.equal(answer.status, STATUS[outcome.error]);
-      if (answer.status === 429) assert.match(answer.head, /\r\nRetry-After: 1(?:\r|$)/);
+      assert.equal(record(reply.body)["error"], outcome.error, `${operation}: ${reply.text}`);
+      assert.equal(reply.status, STATUS[outcome.error]);
+      if (reply.status === 429) assert.match(reply.head, /\r\nRetry-After: 1(?:\r|$)/);
     } else {
-      assert.equal(answer.status, outcome.status, `${what}: ${answer.text}`);
-      assert.deepEqual(answer.body, outcome.body, what);
+      assert.equal(reply.status, outcome.status, `${operation}: ${reply.text}`);
+      assert.deepEqual(reply.body, outcome.body, operation);
     }
     const body = "error" in outcome ? {} : { missed: false, retry_in: 0, ...outcome.body };
-    this.#count(what, "error" in outcome ? outcome.error : String(outcome.status));
-    if ("missed" in body && body.missed === true) this.#count(what, "missed");
-    if ("retry_in" in body && body.retry_in !== 0) this.#count(what, "retry_in");
+    this.#count(operation, "error" in outcome ? outcome.error : String(outcome.status));
+    if ("missed" in body && body.missed === true) this.#count(operation, "missed");
+    if ("retry_in" in body && body.retry_in !== 0) this.#count(operation, "retry_in");
   }
 
-  #count(what: string, how: string): void {
-    const name = `${what}: ${how}`;
-    this.bench.seen.set(name, (this.bench.seen.get(name) ?? 0) + 1);
+  #count(operation: string, result: string): void {
+    const name = `${operation}: ${result}`;
+    this.harness.outcomes.set(name, (this.harness.outcomes.get(name) ?? 0) + 1);
   }
 
-  #whose({ isLive, who, where }: Whose): { ticket: Ticket; where: Room } {
-    const live = this.seats.filter((seat) => seat.room.seats.includes(seat) && this.model.rooms.includes(seat.room));
-    const tickets = isLive && live.length > 0 ? live : [...this.seats, ...this.invitations];
-    return this.#place(at(tickets, who % tickets.length), where);
+  #caller({ isLive, index, target }: Caller): { credential: Credential; target: Chat } {
+    const live = this.members.filter(
+      (member) => member.chat.members.includes(member) && this.model.chats.includes(member.chat),
+    );
+    const credentials = isLive && live.length > 0 ? live : [...this.members, ...this.invitations];
+    return this.#resolve(at(credentials, index % credentials.length), target);
   }
 
-  #invitation(action: { invitation: number; where: number | undefined }): { ticket: Ticket; where: Room } {
-    const { invitation, where } = action;
-    // Now and then a session's token where an invitation belongs; the latest invitations more often than others.
-    const tickets: Ticket[] = invitation % 16 === 15 ? this.seats : this.invitations;
-    return this.#place(at(tickets, -1 - ((invitation >> 4) % tickets.length)), where);
+  #invitation(action: { invitation: number; target: number | undefined }): { credential: Credential; target: Chat } {
+    const { invitation, target } = action;
+    // Sometimes use a session token instead of an invitation. Recent invitations are the most frequent.
+    const credentials: Credential[] = invitation % 16 === 15 ? this.members : this.invitations;
+    return this.#resolve(at(credentials, -1 - ((invitation >> 4) % credentials.length)), target);
   }
 
-  #place(ticket: Ticket, where: number | undefined): { ticket: Ticket; where: Room } {
-    return { ticket, where: where === undefined ? ticket.room : at(this.rooms, where % this.rooms.length) };
+  #resolve(credential: Credential, target: number | undefined): { credential: Credential; target: Chat } {
+    return { credential, target: target === undefined ? credential.chat : at(this.chats, target % this.chats.length) };
   }
 
   #done(change: () => void): Outcome {
@@ -345,8 +354,8 @@ class Run {
     return { status: 204 };
   }
 
-  #now(outcome: Outcome | Poll): Outcome {
-    assert.ok(!("seat" in outcome), "a poll without wait is not held");
+  #immediate(outcome: Outcome | Poll): Outcome {
+    assert.ok(!("member" in outcome), "a poll without wait returns at once");
     return outcome;
   }
 }
@@ -355,18 +364,18 @@ function attempt<T>(make: () => T): T | { error: string } {
   try {
     return make();
   } catch (error) {
-    if (error instanceof Refused) return { error: error.message };
+    if (error instanceof ModelError) return { error: error.message };
     throw error;
   }
 }
 
-/** A field of the answer; "" where it has none, which the comparison tells better. */
-function stringIn(answer: Answer, key: string): string {
-  const fields = record(answer.body);
+/** Returns a field of the response, or "" if it has none. The comparison then reports the difference. */
+function stringIn(reply: LineReply, key: string): string {
+  const fields = record(reply.body);
   return key in fields ? stringOf(fields, key) : "";
 }
 
-class Step implements fc.AsyncCommand<Run, Bench> {
+class Step implements fc.AsyncCommand<Run, Harness> {
   readonly action: Action;
 
   constructor(action: Action) {
@@ -386,12 +395,12 @@ class Step implements fc.AsyncCommand<Run, Bench> {
   }
 }
 
-const maybe = <T>(value: fc.Arbitrary<T>, freq: number) => fc.option(value, { nil: undefined, freq });
-const often = fc.integer({ min: 0, max: 15 }).map((number) => number > 0);
+const optional = <T>(value: fc.Arbitrary<T>, freq: number) => fc.option(value, { nil: undefined, freq });
+const usually = fc.integer({ min: 0, max: 15 }).map((number) => number > 0);
 const number = fc.nat({ max: 1_023 });
-const where = fc.oneof({ weight: 7, arbitrary: fc.constant(undefined) }, { weight: 1, arbitrary: number });
-const whose = { isLive: often, who: number, where };
-const key = maybe(fc.constantFrom(...KEYS), 2);
+const target = fc.oneof({ weight: 7, arbitrary: fc.constant(undefined) }, { weight: 1, arbitrary: number });
+const caller = { isLive: usually, index: number, target };
+const key = optional(fc.constantFrom(...KEYS), 2);
 const name = fc.constantFrom(
   undefined,
   undefined,
@@ -407,7 +416,7 @@ const name = fc.constantFrom(
   7,
 );
 
-/** A moment, a little before or after something is due, or long enough for it to be. */
+/** A time step: short, just before or exactly at a time limit, or several hours. */
 const time = fc.oneof(
   { weight: 3, arbitrary: fc.integer({ min: 1, max: 400 }) },
   { weight: 3, arbitrary: fc.constantFrom(SECOND, 49_999, 50_000, MINUTE - 1, MINUTE) },
@@ -416,69 +425,73 @@ const time = fc.oneof(
 );
 
 const ACTIONS: [weight: number, arbitrary: fc.Arbitrary<Action>][] = [
-  [4, fc.record({ do: fc.constant("create"), name, key })],
-  [14, fc.record({ do: fc.constant("join"), name, key, invitation: number, where, isBody: fc.boolean() })],
-  [1, fc.record({ do: fc.constant("crowd"), count: fc.integer({ min: 3, max: 6 }), invitation: number })],
-  [2, fc.record({ do: fc.constant("look"), invitation: number, where })],
-  [3, fc.record({ do: fc.constant("invite"), ...whose })],
-  [1, fc.record({ do: fc.constantFrom("revoke", "end"), ...whose })],
-  [3, fc.record({ do: fc.constant("leave"), ...whose })],
-  [2, fc.record({ do: fc.constant("remove"), member: fc.integer({ min: 1, max: 7 }), ...whose })],
-  [12, fc.record({ do: fc.constant("post"), text: fc.constantFrom("a", "a", "a", "b", " "), key, ...whose })],
-  [1, fc.record({ do: fc.constant("burst"), count: fc.integer({ min: 1, max: 60 }), ...whose })],
+  [4, fc.record({ type: fc.constant("create"), name, key })],
+  [14, fc.record({ type: fc.constant("join"), name, key, invitation: number, target, isBody: fc.boolean() })],
+  [1, fc.record({ type: fc.constant("joinMany"), count: fc.integer({ min: 3, max: 6 }), invitation: number })],
+  [2, fc.record({ type: fc.constant("preview"), invitation: number, target })],
+  [3, fc.record({ type: fc.constant("invite"), ...caller })],
+  [1, fc.record({ type: fc.constantFrom("revoke", "end"), ...caller })],
+  [3, fc.record({ type: fc.constant("leave"), ...caller })],
+  [2, fc.record({ type: fc.constant("remove"), member: fc.integer({ min: 1, max: 7 }), ...caller })],
+  [12, fc.record({ type: fc.constant("post"), text: fc.constantFrom("a", "a", "a", "b", " "), key, ...caller })],
+  [1, fc.record({ type: fc.constant("burst"), count: fc.integer({ min: 1, max: 60 }), ...caller })],
   [
     8,
     fc.record({
-      do: fc.constant("read"),
+      type: fc.constant("read"),
       since: fc.oneof(fc.constantFrom("latest", "none"), fc.integer({ min: -1, max: 45 })),
-      ...whose,
+      ...caller,
     }),
   ],
   [
     14,
     fc.record({
-      do: fc.constant("hold"),
+      type: fc.constant("poll"),
       wait: fc.constantFrom(1, 49, 50),
-      browser: maybe(fc.constantFrom("firefox", "chromium"), 3),
+      browser: optional(fc.constantFrom("firefox", "chromium"), 3),
       visible: fc.boolean(),
-      ...whose,
+      ...caller,
     }),
   ],
   [
     1,
-    fc.record({ do: fc.constant("tabs"), visible: fc.array(fc.boolean(), { minLength: 4, maxLength: 6 }), ...whose }),
+    fc.record({
+      type: fc.constant("pollInTabs"),
+      visible: fc.array(fc.boolean(), { minLength: 4, maxLength: 6 }),
+      ...caller,
+    }),
   ],
-  [5, fc.record({ do: fc.constant("pass"), time, isSwept: often })],
+  [5, fc.record({ type: fc.constant("advance"), time, isSwept: usually })],
 ];
 const action = fc.oneof(...ACTIONS.map(([weight, arbitrary]) => ({ weight, arbitrary })));
 
-/** What must have come up, so that the sequences have shown something. */
-const MUST_BE_SEEN = `
+/** The outcomes that must occur at least once, so that the sequences cover them. */
+const REQUIRED_OUTCOMES = `
   create: 200, create: 201, create: server_full, create: invalid_username,
   join: 200, join: 201, join: chat_full, join: username_taken, join: invalid_username, join: invalid_token,
   join: expired_token, join: wrong_chat, join: chat_not_found, join: revoked_token,
-  look: 200, look: chat_full, look: revoked_token, look: chat_not_found, look: expired_token,
+  preview: 200, preview: chat_full, preview: revoked_token, preview: chat_not_found, preview: expired_token,
   invite: 201, invite: not_creator, invite: wrong_chat, revoke: 204, revoke: not_creator, end: 204, end: not_creator,
   remove: 204, remove: not_found, remove: not_creator, leave: 204, leave: revoked_token, leave: chat_not_found,
   post: 200, post: 201, post: invalid_text, post: invalid_key, post: expired_token, post: revoked_token,
   post: invalid_token, post: rate_limited, read: 200, read: missed, read: invalid_cursor, read: expired_token,
-  hold: held, hold: retry_in, hold: chat_not_found, held: 200, held: retry_in, held: expired_token,
-  held: revoked_token, held: chat_not_found
+  poll: waiting, poll: retry_in, poll: chat_not_found, waiter: 200, waiter: retry_in, waiter: expired_token,
+  waiter: revoked_token, waiter: chat_not_found
 `;
 
-test("in 10,000 random sequences of requests every answer is the contract's", { timeout: 600_000 }, async (t) => {
+test("every response in 10,000 random sequences of requests matches the model", { timeout: 600_000 }, async (t) => {
   const seed = chooseSeed();
   t.diagnostic(`SOAK_SEED=${seed}`);
-  const bench = await Bench.start(t);
+  const harness = await Harness.start(t);
   const property = fc.asyncProperty(
     fc.commands([action.map((each) => new Step(each))], { maxCommands: 32, size: "max" }),
     async (commands) => {
-      const run = new Run(bench);
+      const run = new Run(harness);
       try {
-        // A chat of two to begin with, so that what comes next has somebody to do it.
-        await run.perform({ do: "create", name: undefined, key: KEYS[0] });
-        await run.perform({ do: "invite", isLive: true, who: 0, where: undefined });
-        await fc.asyncModelRun(() => ({ model: run, real: bench }), commands);
+        // Start with a chat and an invitation, so that later actions have a token to use.
+        await run.perform({ type: "create", name: undefined, key: KEYS[0] });
+        await run.perform({ type: "invite", isLive: true, index: 0, target: undefined });
+        await fc.asyncModelRun(() => ({ model: run, real: harness }), commands);
         await run.finish();
       } catch (error) {
         run.abandon();
@@ -487,6 +500,9 @@ test("in 10,000 random sequences of requests every answer is the contract's", { 
     },
   );
   await fc.assert(property, { seed, numRuns: SEQUENCES, endOnFailure: false });
-  t.diagnostic(`${bench.requests} requests: ${[...bench.seen].map(([what, count]) => `${what} ${count}`).join(", ")}`);
-  for (const what of MUST_BE_SEEN.trim().split(/,\s+/)) assert.ok(bench.seen.has(what), `never came up: ${what}`);
+  t.diagnostic(
+    `${harness.requests} requests: ${[...harness.outcomes].map(([outcome, count]) => `${outcome} ${count}`).join(", ")}`,
+  );
+  for (const outcome of REQUIRED_OUTCOMES.trim().split(/,\s+/))
+    assert.ok(harness.outcomes.has(outcome), `never occurred: ${outcome}`);
 });

@@ -1,43 +1,46 @@
-// The contract once more, as a model to hold the server against: no HTTP, no tokens' inside, nothing made fast.
-// Where server.ts keeps what it needs next, this keeps all that ever was and derives the rest from it.
+// A model of the API to compare the server with. It has no HTTP and no token formats, and it is not optimised. Where
+// server.ts stores derived state, the model stores the full history and derives the state on demand.
 
-export interface Room {
-  /** Known once the server has said it. */
+export interface Chat {
+  /** Set once the server has returned it. */
   id: string;
-  seats: Seat[];
-  seatsEver: number;
+  members: Member[];
+  lastMemberId: number;
   messages: Message[];
   cursor: number;
   generation: number;
-  /** The message bucket of each place; leaving and joining again does not refill it. */
+  /** The message bucket of each seat. Leaving and joining again does not refill it. */
   buckets: Map<number, Bucket>;
 }
-/** Milliseconds' worth of messages available at once, as of `at`; a message costs 200. */
+/** A token bucket. `credit` is in milliseconds, as of time `at`. A message costs 200 ms. */
 export interface Bucket {
   credit: number;
   at: number;
 }
-export interface Seat {
+export interface Member {
   kind: "session";
-  room: Room;
-  number: number;
-  place: number;
+  chat: Chat;
+  /** The member id as a number. */
+  id: number;
+  /** The seat from 1 to 6. */
+  seat: number;
   name: string;
   token: string;
   key: string | undefined;
-  joined: number;
-  expires: number;
-  seen: number;
-  posted: { key: string; at: number; message: Message }[];
+  joinedAt: number;
+  expiresAt: number;
+  lastSeenAt: number;
+  posts: { key: string; at: number; message: Message }[];
 }
 export interface Invitation {
   kind: "invite";
-  room: Room;
+  chat: Chat;
   generation: number;
   token: string;
-  expires: number;
+  expiresAt: number;
 }
-export type Ticket = Seat | Invitation;
+/** The member or invitation that a token belongs to. */
+export type Credential = Member | Invitation;
 export interface Message {
   id: number;
   member_id: string;
@@ -46,17 +49,17 @@ export interface Message {
   sent_at: string;
 }
 export interface Poll {
-  seat: Seat;
+  member: Member;
   since: number;
   until: number;
   browser: string | undefined;
   visible: boolean;
-  /** What it is answered with, as soon as it must be. */
+  /** The expected response, set once the poll has to end. */
   outcome?: Outcome;
 }
 export type Outcome = { status: number; body?: object } | { error: string };
 
-export class Refused extends Error {}
+export class ModelError extends Error {}
 
 const MINUTE = 60_000;
 const SESSION = 360 * MINUTE;
@@ -68,8 +71,8 @@ function iso(time: number): string {
 export class Model {
   now: number;
   readonly maxChats: number;
-  readonly rooms: Room[] = [];
-  /** The held ones, in the order in which they came. */
+  readonly chats: Chat[] = [];
+  /** Waiting polls, in order of arrival. */
   polls: Poll[] = [];
 
   constructor(now: number, maxChats: number) {
@@ -77,210 +80,229 @@ export class Model {
     this.maxChats = maxChats;
   }
 
-  create(name: unknown, key?: string): { status: number; seat: Seat } {
-    const earlier = this.#repeated(this.rooms, key);
-    if (earlier) return { status: 200, seat: earlier };
-    if (this.rooms.length >= this.maxChats) this.#drop(this.#idlest());
-    const room: Room = { id: "", seats: [], seatsEver: 0, messages: [], cursor: 0, generation: 0, buckets: new Map() };
-    const seat = this.#sit(room, name, key && `create ${key}`);
-    this.rooms.push(room);
-    return { status: 201, seat };
+  create(name: unknown, key?: string): { status: number; member: Member } {
+    const earlier = this.#repeated(this.chats, key);
+    if (earlier) return { status: 200, member: earlier };
+    if (this.chats.length >= this.maxChats) this.#endChat(this.#findIdlest());
+    const chat: Chat = {
+      id: "",
+      members: [],
+      lastMemberId: 0,
+      messages: [],
+      cursor: 0,
+      generation: 0,
+      buckets: new Map(),
+    };
+    const member = this.#addMember(chat, name, key && `create ${key}`);
+    this.chats.push(chat);
+    return { status: 201, member };
   }
 
-  invite(ticket: Ticket, where: Room): Invitation {
-    const { room } = this.#creator(ticket, where);
-    return { kind: "invite", room, generation: room.generation, token: "", expires: this.now + SESSION };
+  invite(credential: Credential, target: Chat): Invitation {
+    const { chat } = this.#creator(credential, target);
+    return { kind: "invite", chat, generation: chat.generation, token: "", expiresAt: this.now + SESSION };
   }
 
-  look(ticket: Ticket, where: Room): object {
-    const room = this.#invited(ticket, where);
-    const [seats_left, members] = [6 - room.seats.length, room.seats.map((seat) => seat.name)];
-    if (seats_left === 0) throw new Refused("chat_full");
-    return { chat_id: room.id, seats_left, members, expires_at: iso(ticket.expires) };
+  preview(credential: Credential, target: Chat): object {
+    const chat = this.#invited(credential, target);
+    const [seats_left, members] = [6 - chat.members.length, chat.members.map((member) => member.name)];
+    if (seats_left === 0) throw new ModelError("chat_full");
+    return { chat_id: chat.id, seats_left, members, expires_at: iso(credential.expiresAt) };
   }
 
-  join(ticket: Ticket, where: Room, name: unknown, key?: string): { status: number; seat: Seat } {
-    const room = this.#invited(ticket, where);
-    const earlier = this.#repeated([room], key, "join");
-    if (earlier) return { status: 200, seat: earlier };
-    if (room.seats.length === 6) throw new Refused("chat_full");
-    return { status: 201, seat: this.#sit(room, name, key && `join ${key}`) };
+  join(credential: Credential, target: Chat, name: unknown, key?: string): { status: number; member: Member } {
+    const chat = this.#invited(credential, target);
+    const earlier = this.#repeated([chat], key, "join");
+    if (earlier) return { status: 200, member: earlier };
+    if (chat.members.length === 6) throw new ModelError("chat_full");
+    return { status: 201, member: this.#addMember(chat, name, key && `join ${key}`) };
   }
 
-  post(ticket: Ticket, where: Room, text: string, key?: string): { status: number; message: Message } {
-    const seat = this.#member(ticket, where);
-    const earlier = seat.posted.findLast((each) => each.key === key && this.now - each.at < 10 * MINUTE)?.message;
-    if (earlier && earlier.text !== text) throw new Refused("invalid_key");
+  post(credential: Credential, target: Chat, text: string, key?: string): { status: number; message: Message } {
+    const member = this.#member(credential, target);
+    const earlier = member.posts.findLast((each) => each.key === key && this.now - each.at < 10 * MINUTE)?.message;
+    if (earlier && earlier.text !== text) throw new ModelError("invalid_key");
     if (earlier) return { status: 200, message: earlier };
-    const bucket = where.buckets.get(seat.place) ?? { credit: 4_000, at: this.now };
+    const bucket = target.buckets.get(member.seat) ?? { credit: 4_000, at: this.now };
     const credit = Math.min(4_000, bucket.credit + this.now - bucket.at);
-    if (credit < 200) throw new Refused("rate_limited");
-    // Counted before the text is examined: a refused text costs the server as much.
-    where.buckets.set(seat.place, { credit: credit - 200, at: this.now });
-    if (text.trim() === "") throw new Refused("invalid_text");
-    seat.seen = this.now;
-    const id = where.cursor + 1;
-    const message = { id, member_id: String(seat.number), username: seat.name, text, sent_at: iso(this.now) };
-    where.messages.push(message);
-    if (key !== undefined) seat.posted.push({ key, at: this.now, message });
-    this.#change(where);
+    if (credit < 200) throw new ModelError("rate_limited");
+    // Charged before the text is validated, because an invalid text costs the server as much.
+    target.buckets.set(member.seat, { credit: credit - 200, at: this.now });
+    if (text.trim() === "") throw new ModelError("invalid_text");
+    member.lastSeenAt = this.now;
+    const id = target.cursor + 1;
+    const message = { id, member_id: String(member.id), username: member.name, text, sent_at: iso(this.now) };
+    target.messages.push(message);
+    if (key !== undefined) member.posts.push({ key, at: this.now, message });
+    this.#change(target);
     return { status: 201, message };
   }
 
-  /** A read with `wait` 0 (or of an older cursor) is answered at once, the others are held. */
-  read(ticket: Ticket, where: Room, since: number, wait: number, browser?: string, visible = false): Outcome | Poll {
-    const seat = this.#member(ticket, where);
-    if (since > where.cursor) throw new Refused("invalid_cursor");
-    seat.seen = this.now;
-    if (wait === 0 || since < where.cursor) return { status: 200, body: this.#view(seat, since) };
-    if (this.polls.filter((poll) => poll.seat === seat).length >= 32) {
-      if (browser === undefined) throw new Refused("rate_limited");
-      return { status: 200, body: { ...this.#view(seat, since), retry_in: 2 } };
+  /** Returns the response at once if `wait` is 0 or there is news. Otherwise returns a waiting poll. */
+  read(
+    credential: Credential,
+    target: Chat,
+    since: number,
+    wait: number,
+    browser?: string,
+    visible = false,
+  ): Outcome | Poll {
+    const member = this.#member(credential, target);
+    if (since > target.cursor) throw new ModelError("invalid_cursor");
+    member.lastSeenAt = this.now;
+    if (wait === 0 || since < target.cursor) return { status: 200, body: this.#pollReply(member, since) };
+    if (this.polls.filter((poll) => poll.member === member).length >= 32) {
+      if (browser === undefined) throw new ModelError("rate_limited");
+      return { status: 200, body: { ...this.#pollReply(member, since), retry_in: 2 } };
     }
     const same = this.polls.filter((poll) => browser !== undefined && poll.browser === browser);
     const weakest = same.find((poll) => visible && !poll.visible);
-    if (same.length >= 4 && !weakest) return { status: 200, body: { ...this.#view(seat, since), retry_in: 2 } };
-    if (same.length >= 4 && weakest) this.#answer(weakest, undefined, { retry_in: 2 });
-    const poll = { seat, since, until: this.now + wait * 1_000, browser, visible };
+    if (same.length >= 4 && !weakest) return { status: 200, body: { ...this.#pollReply(member, since), retry_in: 2 } };
+    if (same.length >= 4 && weakest) this.#respond(weakest, undefined, { retry_in: 2 });
+    const poll = { member, since, until: this.now + wait * 1_000, browser, visible };
     this.polls.push(poll);
     return poll;
   }
 
-  leave(ticket: Ticket, where: Room): void {
-    this.#free([this.#member(ticket, where)], "revoked_token");
+  leave(credential: Credential, target: Chat): void {
+    this.#free([this.#member(credential, target)], "revoked_token");
   }
 
-  remove(ticket: Ticket, where: Room, number: number): void {
-    const seat = this.#creator(ticket, where).room.seats.find((each) => each.number === number);
-    if (!seat) throw new Refused("not_found");
-    this.#free([seat], "revoked_token");
+  remove(credential: Credential, target: Chat, id: number): void {
+    const member = this.#creator(credential, target).chat.members.find((each) => each.id === id);
+    if (!member) throw new ModelError("not_found");
+    this.#free([member], "revoked_token");
   }
 
-  revoke(ticket: Ticket, where: Room): void {
-    this.#creator(ticket, where).room.generation += 1;
+  revoke(credential: Credential, target: Chat): void {
+    this.#creator(credential, target).chat.generation += 1;
   }
 
-  end(ticket: Ticket, where: Room): void {
-    this.#drop(this.#creator(ticket, where).room);
+  end(credential: Credential, target: Chat): void {
+    this.#endChat(this.#creator(credential, target).chat);
   }
 
-  /** What is due by the clock as soon as anybody asks for anything: all that has expired, at once. */
+  /** Frees all expired seats. The server does this before each request. */
   expire(): void {
-    const due = this.rooms.flatMap((room) => room.seats.filter((seat) => this.now >= seat.expires));
+    const due = this.chats.flatMap((chat) => chat.members.filter((member) => this.now >= member.expiresAt));
     this.#free(due, "expired_token");
   }
 
   sweep(): void {
     this.expire();
-    for (const poll of this.polls.filter(({ until }) => this.now >= until)) this.#answer(poll);
+    for (const poll of this.polls.filter(({ until }) => this.now >= until)) this.#respond(poll);
   }
 
-  #sit(room: Room, name: unknown, key?: string): Seat {
-    const isFree = (wanted: string) => !room.seats.some((seat) => seat.name.toLowerCase() === wanted.toLowerCase());
-    const place = [1, 2, 3, 4, 5, 6].find((each) => !room.seats.some((seat) => seat.place === each)) ?? 0;
-    const guest = [1, 2, 3, 4, 5, 6, 7, 8, 9].find((each) => each >= place && isFree(`Guest ${each}`));
+  #addMember(chat: Chat, name: unknown, key?: string): Member {
+    const isFree = (wanted: string) =>
+      !chat.members.some((member) => member.name.toLowerCase() === wanted.toLowerCase());
+    const seat = [1, 2, 3, 4, 5, 6].find((each) => !chat.members.some((member) => member.seat === each)) ?? 0;
+    const guest = [1, 2, 3, 4, 5, 6, 7, 8, 9].find((each) => each >= seat && isFree(`Guest ${each}`));
     if (name === "" || (typeof name !== "string" && name !== undefined && name !== null)) {
-      throw new Refused("invalid_username");
+      throw new ModelError("invalid_username");
     }
-    if (typeof name === "string" && !isFree(name)) throw new Refused("username_taken");
-    room.seatsEver += 1;
-    const [joined, number] = [this.now, room.seatsEver];
-    const times = { joined, expires: joined + SESSION, seen: joined };
-    const who = { name: name ?? `Guest ${guest}`, token: "", key, posted: [] };
-    const seat: Seat = { kind: "session", room, number, place, ...who, ...times };
-    room.seats.push(seat);
-    this.#change(room);
-    return seat;
+    if (typeof name === "string" && !isFree(name)) throw new ModelError("username_taken");
+    chat.lastMemberId += 1;
+    const [joinedAt, id] = [this.now, chat.lastMemberId];
+    const times = { joinedAt, expiresAt: joinedAt + SESSION, lastSeenAt: joinedAt };
+    const fields = { name: name ?? `Guest ${guest}`, token: "", key, posts: [] };
+    const added: Member = { kind: "session", chat, id, seat, ...fields, ...times };
+    chat.members.push(added);
+    this.#change(chat);
+    return added;
   }
 
-  #repeated(rooms: Room[], key: string | undefined, how = "create"): Seat | undefined {
-    const isMeant = (seat: Seat) => seat.key === `${how} ${key}` && this.now - seat.joined < 10 * MINUTE;
-    return rooms.flatMap((room) => room.seats).findLast(isMeant);
+  #repeated(chats: Chat[], key: string | undefined, route = "create"): Member | undefined {
+    const isRepeated = (member: Member) => member.key === `${route} ${key}` && this.now - member.joinedAt < 10 * MINUTE;
+    return chats.flatMap((chat) => chat.members).findLast(isRepeated);
   }
 
-  #idlest(): Room {
-    const isIdle = ({ seats: [only, other] }: Room) => only && !other && this.#isAway(only, 10 * MINUTE);
-    const [room] = this.rooms.filter(isIdle).toSorted((a, b) => (a.seats[0]?.seen ?? 0) - (b.seats[0]?.seen ?? 0));
-    if (!room) throw new Refused("server_full");
-    return room;
+  #findIdlest(): Chat {
+    const isIdle = ({ members: [only, other] }: Chat) => only && !other && this.#isAway(only, 10 * MINUTE);
+    const [chat] = this.chats
+      .filter(isIdle)
+      .toSorted((a, b) => (a.members[0]?.lastSeenAt ?? 0) - (b.members[0]?.lastSeenAt ?? 0));
+    if (!chat) throw new ModelError("server_full");
+    return chat;
   }
 
-  #isAway(seat: Seat, time: number): boolean {
-    return this.now - seat.seen >= time && !this.polls.some((poll) => poll.seat === seat);
+  #isAway(member: Member, time: number): boolean {
+    return this.now - member.lastSeenAt >= time && !this.polls.some((poll) => poll.member === member);
   }
 
-  #check(ticket: Ticket, where: Room, kind: Ticket["kind"]): void {
-    if (ticket.kind !== kind) throw new Refused("invalid_token");
-    if (this.now >= ticket.expires) throw new Refused("expired_token");
-    if (ticket.room !== where) throw new Refused("wrong_chat");
-    if (!this.rooms.includes(where)) throw new Refused("chat_not_found");
+  #check(credential: Credential, target: Chat, kind: Credential["kind"]): void {
+    if (credential.kind !== kind) throw new ModelError("invalid_token");
+    if (this.now >= credential.expiresAt) throw new ModelError("expired_token");
+    if (credential.chat !== target) throw new ModelError("wrong_chat");
+    if (!this.chats.includes(target)) throw new ModelError("chat_not_found");
   }
 
-  #member(ticket: Ticket, where: Room): Seat {
-    this.#check(ticket, where, "session");
-    if (ticket.kind !== "session" || !where.seats.includes(ticket)) throw new Refused("revoked_token");
-    return ticket;
+  #member(credential: Credential, target: Chat): Member {
+    this.#check(credential, target, "session");
+    if (credential.kind !== "session" || !target.members.includes(credential)) throw new ModelError("revoked_token");
+    return credential;
   }
 
-  #creator(ticket: Ticket, where: Room): Seat {
-    const seat = this.#member(ticket, where);
-    if (seat.number !== 1) throw new Refused("not_creator");
-    return seat;
+  #creator(credential: Credential, target: Chat): Member {
+    const member = this.#member(credential, target);
+    if (member.id !== 1) throw new ModelError("not_creator");
+    return member;
   }
 
-  #invited(ticket: Ticket, where: Room): Room {
-    this.#check(ticket, where, "invite");
-    if (ticket.kind !== "invite" || ticket.generation !== where.generation) throw new Refused("revoked_token");
-    return where;
+  #invited(credential: Credential, target: Chat): Chat {
+    this.#check(credential, target, "invite");
+    if (credential.kind !== "invite" || credential.generation !== target.generation)
+      throw new ModelError("revoked_token");
+    return target;
   }
 
-  #free(seats: Seat[], why: string): void {
-    for (const seat of seats) {
-      const { room } = seat;
-      room.seats = room.seats.filter((each) => each !== seat);
-      for (const poll of this.polls.filter((each) => each.seat === seat)) this.#answer(poll, why);
-      room.cursor += 1;
+  #free(members: Member[], error: string): void {
+    for (const member of members) {
+      const { chat } = member;
+      chat.members = chat.members.filter((each) => each !== member);
+      for (const poll of this.polls.filter((each) => each.member === member)) this.#respond(poll, error);
+      chat.cursor += 1;
     }
-    for (const room of new Set(seats.map((seat) => seat.room))) {
-      if (room.seats.length === 0) this.#drop(room);
-      else this.#wake(room);
+    for (const chat of new Set(members.map((member) => member.chat))) {
+      if (chat.members.length === 0) this.#endChat(chat);
+      else this.#wake(chat);
     }
   }
 
-  #drop(room: Room): void {
-    this.rooms.splice(this.rooms.indexOf(room), 1);
-    for (const poll of this.polls.filter(({ seat }) => seat.room === room)) this.#answer(poll, "chat_not_found");
+  #endChat(chat: Chat): void {
+    this.chats.splice(this.chats.indexOf(chat), 1);
+    for (const poll of this.polls.filter(({ member }) => member.chat === chat)) this.#respond(poll, "chat_not_found");
   }
 
-  #change(room: Room): void {
-    room.cursor += 1;
-    this.#wake(room);
+  #change(chat: Chat): void {
+    chat.cursor += 1;
+    this.#wake(chat);
   }
 
-  #wake(room: Room): void {
-    for (const poll of this.polls.filter(({ seat }) => seat.room === room)) this.#answer(poll);
+  #wake(chat: Chat): void {
+    for (const poll of this.polls.filter(({ member }) => member.chat === chat)) this.#respond(poll);
   }
 
-  #answer(poll: Poll, error?: string, more?: object): void {
+  #respond(poll: Poll, error?: string, more?: object): void {
     this.polls = this.polls.filter((each) => each !== poll);
-    poll.seat.seen = this.now;
-    poll.outcome = error ? { error } : { status: 200, body: { ...this.#view(poll.seat, poll.since), ...more } };
+    poll.member.lastSeenAt = this.now;
+    poll.outcome = error ? { error } : { status: 200, body: { ...this.#pollReply(poll.member, poll.since), ...more } };
   }
 
-  #view(reader: Seat, since: number): object {
-    const { room } = reader;
+  #pollReply(reader: Member, since: number): object {
+    const { chat } = reader;
     return {
-      messages: room.messages.slice(-30).filter(({ id }) => id > since),
-      cursor: room.cursor,
-      missed: room.messages.slice(0, -30).some(({ id }) => id > since),
-      members: room.seats.map((seat) => ({
-        id: String(seat.number),
-        username: seat.name,
-        creator: seat.number === 1,
-        online: !this.#isAway(seat, MINUTE),
-        you: seat === reader,
+      messages: chat.messages.slice(-30).filter(({ id }) => id > since),
+      cursor: chat.cursor,
+      missed: chat.messages.slice(0, -30).some(({ id }) => id > since),
+      members: chat.members.map((member) => ({
+        id: String(member.id),
+        username: member.name,
+        creator: member.id === 1,
+        online: !this.#isAway(member, MINUTE),
+        you: member === reader,
       })),
-      expires_at: iso(reader.expires),
+      expires_at: iso(reader.expiresAt),
     };
   }
 }

@@ -1,5 +1,5 @@
-// The phases of a connection's life, and what ends each: the tests behind the table in docs/architecture.md that are
-// nowhere else. Times are shorter than the contract's.
+// Time limits of a connection: the rows of the table in docs/architecture.md that no other file tests. The limits are
+// shorter than the server's defaults, so that the tests run fast.
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -9,7 +9,7 @@ import test, { type TestContext } from "node:test";
 import { at, parseReply, SECOND, startServer, until, Wire } from "../lib/helpers.ts";
 import type { TestServer } from "../lib/helpers.ts";
 
-test("each test that the table of time limits names is there", () => {
+test("every test named in the table of time limits exists", () => {
   const text = readFileSync(new URL("../../docs/architecture.md", import.meta.url), "utf8");
   const section = text.split("\n## ").find((each) => each.startsWith("Time limits")) ?? "";
   const named = [...section.replaceAll(/\n +/g, " ").matchAll(/`([a-z/]+\.test\.ts)`: ([^|)]+?) ?[|)]/g)];
@@ -20,58 +20,58 @@ test("each test that the table of time limits names is there", () => {
   }
 });
 
-/** A server whose times are a twentieth of a second to a second. */
-async function startHasty(t: TestContext): Promise<TestServer> {
+/** Starts a server with limits of 50 to 400 ms. */
+async function startWithShortLimits(t: TestContext): Promise<TestServer> {
   const server = await startServer(t);
   Object.assign(server.app.server, { headersTimeout: 200, requestTimeout: 400, keepAliveTimeout: 50 });
   return server;
 }
 
-test("a connection on which nothing comes is answered timeout", async (t) => {
-  const server = await startHasty(t);
+test("a connection that sends nothing gets timeout", async (t) => {
+  const server = await startWithShortLimits(t);
   const wire = await Wire.open(t, server.port);
   const reply = await wire.lastReply();
   assert.equal(reply.status, 408);
   assert.match(reply.text, /"timeout"/);
 });
 
-test("a request that stalls behind a held poll ends the connection", async (t) => {
-  const server = await startHasty(t);
-  const [ana] = await server.party("Ana");
+test("a stalled request behind a waiting poll closes the connection", async (t) => {
+  const server = await startWithShortLimits(t);
+  const [ana] = await server.chat("Ana");
   const poll = `GET /${ana.chatId}?since=latest&wait=50 HTTP/1.1\r\nHost: x\r\nAuthorization: ${ana.token}\r\n\r\n`;
   for (const rest of ["GET / HTTP/1.1\r\nX-Slow: ", "POST /create HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"]) {
     const wire = await Wire.open(t, server.port);
     wire.write(poll + rest);
-    await until(() => server.app.chats.count().waiters === 1, "the poll to be held");
-    await until(() => wire.isClosed, `the end after ${rest}`);
-    await until(() => server.app.chats.count().waiters === 0, "the poll to be forgotten");
+    await until(() => server.app.chats.count().waiters === 1, "the poll to wait");
+    await until(() => wire.isClosed, `the connection to close after ${rest}`);
+    await until(() => server.app.chats.count().waiters === 0, "the poll to be removed");
   }
 });
 
-test("a connection that is silent between requests ends", async (t) => {
-  const server = await startHasty(t);
+test("an idle keep-alive connection is closed", async (t) => {
+  const server = await startWithShortLimits(t);
   const wire = await Wire.open(t, server.port);
   wire.write("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
   assert.equal((await wire.lastReply()).status, 200);
 });
 
 test("blank lines between requests keep a connection open", async (t) => {
-  const server = await startHasty(t);
+  const server = await startWithShortLimits(t);
   const wire = await Wire.open(t, server.port);
   wire.write("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
   await wire.waitFor(/"ok"/);
-  const begun = performance.now();
+  const startedAt = performance.now();
   const timer = setInterval(() => wire.write("\r\n"), 200);
   t.after(() => clearInterval(timer));
-  // Several times as long as all limits, and Node's own second.
-  await until(() => wire.isClosed || performance.now() - begun > 5 * SECOND, "five seconds");
+  // Several times longer than all the limits plus the second that Node adds to keepAliveTimeout.
+  await until(() => wire.isClosed || performance.now() - startedAt > 5 * SECOND, "five seconds");
   assert.equal(wire.isClosed, false);
   clearInterval(timer);
-  await until(() => wire.isClosed, "its end when the lines have stopped");
+  await until(() => wire.isClosed, "the connection to close once the lines have stopped");
 });
 
-/** A client that never closes its side. */
-async function openStubborn(t: TestContext, port: number): Promise<{ socket: Socket; received: () => string }> {
+/** Opens a connection whose client never closes its side. */
+async function openHalfOpen(t: TestContext, port: number): Promise<{ socket: Socket; received: () => string }> {
   const socket = connect({ port, host: "127.0.0.1", allowHalfOpen: true });
   t.after(() => socket.destroy());
   let text = "";
@@ -87,25 +87,25 @@ function countConnections({ app }: TestServer): Promise<number> {
   });
 }
 
-test("an early answer ends its connection after a second, though the client keeps silent", async (t) => {
+test("an early response closes the connection after a second even if the client sends nothing", async (t) => {
   const server = await startServer(t);
-  const { socket, received } = await openStubborn(t, server.port);
+  const { socket, received } = await openHalfOpen(t, server.port);
   socket.write("POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n");
   await once(socket, "data");
-  const begun = performance.now();
+  const startedAt = performance.now();
   assert.equal(parseReply(received()).status, 404);
-  await until(async () => (await countConnections(server)) === 0, "the end");
-  const milliseconds = performance.now() - begun;
+  await until(async () => (await countConnections(server)) === 0, "the connection to close");
+  const milliseconds = performance.now() - startedAt;
   assert.ok(milliseconds > SECOND / 2 && milliseconds < 5 * SECOND, `${milliseconds} ms`);
 });
 
-test("after CONNECT or rubbish the connection ends, though the client never closes its side", async (t) => {
+test("CONNECT or malformed input closes the connection even if the client never closes its side", async (t) => {
   const server = await startServer(t);
-  for (const text of ["CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", "rubbish\r\n\r\n"]) {
-    const { socket, received } = await openStubborn(t, server.port);
+  for (const text of ["CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", "not HTTP\r\n\r\n"]) {
+    const { socket, received } = await openHalfOpen(t, server.port);
     socket.write(text);
     await once(socket, "end");
     assert.equal(at(received().split(" "), 1), "400");
-    await until(async () => (await countConnections(server)) === 0, "the end");
+    await until(async () => (await countConnections(server)) === 0, "the connection to close");
   }
 });

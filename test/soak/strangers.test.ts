@@ -1,18 +1,18 @@
-// What a hostile web site finds, opened in a member's browser or by a name that it lets point at this machine: no
-// right that comes with the browser, nothing of a chat, and no place where its words end up unescaped.
+// Attacks by a hostile web site that is open in a member's browser, or whose name resolves to the server's address. The
+// site gets no rights from the browser and no information about a chat, and none of its input is reflected unescaped.
 //
-// SOAK_SEED=<seed> repeats the hosts.
+// SOAK_SEED=<seed> reproduces the hosts.
 
 import assert from "node:assert/strict";
 import test from "node:test";
 import { record, sessionOf, startServer, stringOf, type TestServer } from "../lib/helpers.ts";
-import { type Answer, Chance as Random, chooseSeed, Line } from "./tools.ts";
+import { chooseSeed, Line, type LineReply, Random } from "./tools.ts";
 
 const ROUNDS = 4_000;
 
 const ORIGINS = ["https://evil.example", "null", "http://127.0.0.1", "http://localhost:8080", "file://", ""];
 
-test("a foreign site gets no cookie, no credentials, and nothing of a chat without its token", async (t) => {
+test("a foreign site gets no cookie, no credentials, and no information about a chat without its token", async (t) => {
   const server = await startServer(t, { rateLimit: false });
   const line = await Line.open(server.port);
   t.after(() => line.close());
@@ -30,7 +30,7 @@ test("a foreign site gets no cookie, no credentials, and nothing of a chat witho
     ["DELETE", "/members/1"],
   ] as const;
   for (const origin of ORIGINS) {
-    for (const [method, rest] of requests) {
+    for (const [method, suffix] of requests) {
       const lines = [
         `Origin: ${origin}`,
         `Referer: ${origin}/`,
@@ -39,14 +39,14 @@ test("a foreign site gets no cookie, no credentials, and nothing of a chat witho
         `X-Original-URL: /${chatId}`,
         `X-HTTP-Method-Override: GET`,
       ];
-      const separator = rest.includes("?") ? "&" : "?";
-      const query = `${rest}${separator}token=${token}&access_token=${token}&authorization=Bearer%20${token}`;
+      const separator = suffix.includes("?") ? "&" : "?";
+      const query = `${suffix}${separator}token=${token}&access_token=${token}&authorization=Bearer%20${token}`;
       const known = await line.ask(method, `/${chatId}${query}`, { lines, body: { token, session_token: token } });
       const unknown = await line.ask(method, `/${"A".repeat(16)}${query}`, { lines, body: { token } });
       assert.equal(known.status, 401, known.text);
       assert.equal(stringOf(record(known.body), "error"), "missing_token");
-      assert.equal(withoutDate(known), withoutDate(unknown), "there is no telling whether there is such a chat");
-      assertNoRight(known);
+      assert.equal(withoutDate(known), withoutDate(unknown), "the response does not reveal whether the chat exists");
+      assertNoBrowserRights(known);
     }
     for (const path of ["/", "/create", "/healthz", "/openapi.json", `/${chatId}`, `/${chatId}/join`]) {
       const preflight = [
@@ -54,20 +54,20 @@ test("a foreign site gets no cookie, no credentials, and nothing of a chat witho
         "Access-Control-Request-Method: POST",
         "Access-Control-Request-Private-Network: true",
       ];
-      assertNoRight(await line.ask("OPTIONS", path, { lines: preflight }));
-      assertNoRight(await line.ask("GET", path, { lines: [`Origin: ${origin}`, "Accept: text/html"] }));
+      assertNoBrowserRights(await line.ask("OPTIONS", path, { lines: preflight }));
+      assertNoBrowserRights(await line.ask("GET", path, { lines: [`Origin: ${origin}`, "Accept: text/html"] }));
     }
   }
 });
 
-/** Nothing is kept in a browser, and nothing that it keeps would be listened to. */
-function assertNoRight({ head }: Answer): void {
+/** Asserts that the response stores nothing in the browser and does not accept the browser's credentials. */
+function assertNoBrowserRights({ head }: LineReply): void {
   assert.doesNotMatch(head, /^(?:Set-Cookie|Access-Control-Allow-Credentials|Clear-Site-Data)/im);
   const [, allowed] = /^Access-Control-Allow-Origin: (.*)$/im.exec(head) ?? [];
   assert.ok(allowed === undefined || allowed.trim() === "*", head);
 }
 
-function withoutDate({ head, text }: Answer): string {
+function withoutDate({ head, text }: LineReply): string {
   return `${head.replace(/^Date: .*$/m, "")}\n${text}`;
 }
 
@@ -77,11 +77,11 @@ async function newChat(server: TestServer): Promise<{ chatId: string; token: str
 }
 
 for (const trustProxy of [false, true]) {
-  const how = trustProxy ? "behind a proxy" : "without one";
-  test(`${how}, no Host and no X-Forwarded header ends up unescaped in page, help, link or header`, async (t) => {
+  const setting = trustProxy ? "behind a proxy" : "without a proxy";
+  test(`${setting}, no Host or X-Forwarded header is reflected unescaped in a page, a link or a header`, async (t) => {
     const seed = chooseSeed();
     t.diagnostic(`SOAK_SEED=${seed}`);
-    const chance = new Random(seed);
+    const random = new Random(seed);
     const server = await startServer(t, { rateLimit: false, trustProxy, maxChats: ROUNDS + 10 });
     const { chatId, token } = await newChat(server);
     const html = ["Accept: text/html"];
@@ -89,31 +89,31 @@ for (const trustProxy of [false, true]) {
     t.after(() => line.close());
     const page = await line.ask("GET", `/${chatId}`, "127.0.0.1", html);
     const help = (await line.ask("GET", "/", "HOST", [])).text;
-    let [shown, refused] = [0, 0];
+    let [reflected, rejected] = [0, 0];
     for (let round = 0; round < ROUNDS; round += 1) {
-      const host = strangeHost(chance);
+      const host = randomHost(random);
       const lines = [
-        `X-Forwarded-Host: ${strangeHost(chance)}`,
-        `X-Forwarded-Proto: ${chance.pick(["https", "http", "javascript", "https, http", '"><b>', "ftp", ""])}`,
-        `X-Forwarded-For: ${strangeHost(chance)}`,
-        `Forwarded: host=${strangeHost(chance)}`,
-        `X-Forwarded-Port: ${strangeHost(chance)}`,
-        `X-Forwarded-Prefix: ${strangeHost(chance)}`,
+        `X-Forwarded-Host: ${randomHost(random)}`,
+        `X-Forwarded-Proto: ${random.pick(["https", "http", "javascript", "https, http", '"><b>', "ftp", ""])}`,
+        `X-Forwarded-For: ${randomHost(random)}`,
+        `Forwarded: host=${randomHost(random)}`,
+        `X-Forwarded-Port: ${randomHost(random)}`,
+        `X-Forwarded-Prefix: ${randomHost(random)}`,
       ];
-      if (!isHost(host)) {
-        refused += 1;
-        const answer = await line.ask("GET", "/", host, lines);
-        assert.equal(answer.status, 400, `Host: ${host}`);
-        assert.equal(stringOf(record(answer.body), "error"), "bad_request");
+      if (!isValidHost(host)) {
+        rejected += 1;
+        const reply = await line.ask("GET", "/", host, lines);
+        assert.equal(reply.status, 400, `Host: ${host}`);
+        assert.equal(stringOf(record(reply.body), "error"), "bad_request");
         continue;
       }
-      const helped = await line.ask("GET", "/", host, lines);
-      const base = /https?:\/\/[a-z0-9._:[\]-]+(?=[/"\s])/i.exec(helped.text)?.[0] ?? "";
-      assert.equal(helped.text.replaceAll(base, "http://HOST"), help, `Host: ${host}`);
-      const shownPage = await line.ask("GET", `/${chatId}`, host, [...lines, ...html]);
-      assert.equal(shownPage.text, page.text, "one page for all");
-      const made = await line.ask("POST", "/create", host, lines);
-      const session = sessionOf(withHeaders(made));
+      const helpReply = await line.ask("GET", "/", host, lines);
+      const base = /https?:\/\/[a-z0-9._:[\]-]+(?=[/"\s])/i.exec(helpReply.text)?.[0] ?? "";
+      assert.equal(helpReply.text.replaceAll(base, "http://HOST"), help, `Host: ${host}`);
+      const pageReply = await line.ask("GET", `/${chatId}`, host, [...lines, ...html]);
+      assert.equal(pageReply.text, page.text, "the page does not depend on the host");
+      const created = await line.ask("POST", "/create", host, lines);
+      const session = sessionOf(withHeaders(created));
       const invited = record(
         (await line.ask("POST", `/${chatId}/invite`, host, [...lines, `Authorization: Bearer ${token}`])).body,
       );
@@ -124,17 +124,21 @@ for (const trustProxy of [false, true]) {
           `Host: ${host}`,
         );
         assert.ok(["http:", "https:"].includes(new URL(link).protocol));
-        if (link.includes(host)) shown += 1;
+        if (link.includes(host)) reflected += 1;
       }
-      assert.match(made.head, new RegExp(`^Location: /${session.chat_id}\\r?$`, "m"), "the Location names no host");
-      for (const each of [helped, made]) assertNoRight(each);
+      assert.match(
+        created.head,
+        new RegExp(`^Location: /${session.chat_id}\\r?$`, "m"),
+        "the Location header contains no host",
+      );
+      for (const each of [helpReply, created]) assertNoBrowserRights(each);
     }
-    assert.ok(shown > 0 || trustProxy, "some were well-formed");
-    assert.ok(refused > ROUNDS / 4 && refused < ROUNDS, `${refused} hosts were refused`);
+    assert.ok(reflected > 0 || trustProxy, "no host was valid");
+    assert.ok(rejected > ROUNDS / 4 && rejected < ROUNDS, `${rejected} hosts were rejected`);
   });
 }
 
-function withHeaders({ status, body, text, head }: Answer): Parameters<typeof sessionOf>[0] {
+function withHeaders({ status, body, text, head }: LineReply): Parameters<typeof sessionOf>[0] {
   const headers = Object.fromEntries(
     head
       .split("\r\n")
@@ -188,19 +192,19 @@ const PIECES = [
   "0x7f.1",
 ];
 
-/** Something between a host and an attack; no line break, which would be the end of the header. */
-function strangeHost(chance: Random): string {
-  return Array.from({ length: 1 + chance.below(4) }, () => chance.pick(PIECES))
+/** Returns a random mix of host names and injection attempts, without line breaks, which would end the header. */
+function randomHost(random: Random): string {
+  return Array.from({ length: 1 + random.below(4) }, () => random.pick(PIECES))
     .join("")
     .trim();
 }
 
-/** What the contract takes for a host: its characters, and that a URL can be made with it. */
-function isHost(host: string): boolean {
+/** Returns whether the server must accept the host: only valid characters, and valid as part of a URL. */
+function isValidHost(host: string): boolean {
   return /^[\w.:[\]-]{1,255}$/.test(host) && URL.canParse(`http://${host}`);
 }
 
-/** A Line that sends any Host, and connects again where the server ends the connection over it. */
+/** A Line that sends any Host header, and reconnects if the server closes the connection because of it. */
 class HostLine {
   readonly #port: number;
   #line: Line;
@@ -214,13 +218,13 @@ class HostLine {
     return new HostLine(port, await Line.open(port));
   }
 
-  async ask(method: string, path: string, host: string, lines: string[]): Promise<Answer> {
-    const answer = await this.#line.ask(method, path, { host, lines });
-    if (/^Connection: close\r?$/im.test(answer.head)) {
+  async ask(method: string, path: string, host: string, lines: string[]): Promise<LineReply> {
+    const reply = await this.#line.ask(method, path, { host, lines });
+    if (/^Connection: close\r?$/im.test(reply.head)) {
       this.#line.close();
       this.#line = await Line.open(this.#port);
     }
-    return answer;
+    return reply;
   }
 
   close(): void {

@@ -1,7 +1,7 @@
-// Nobody gets in by a token that was not signed for just this, and what is secret is told to nobody else: each
-// bit, cut and spelling of a token, 100,000 forgeries, and all that a server writes besides its answers.
+// Checks that the server accepts only tokens that it signed for exactly this use, and that secrets do not leak. Covers
+// changed bits, truncation, alternative encodings, 100,000 forgeries, and all output of a server.
 //
-// SOAK_SEED=<seed> repeats the forgeries.
+// SOAK_SEED=<seed> reproduces the forgeries.
 
 import assert from "node:assert/strict";
 import { createHash, createHmac } from "node:crypto";
@@ -9,7 +9,7 @@ import test from "node:test";
 import { ApiError, readToken, signToken, type TokenPayload } from "../../server.ts";
 import { at, HOUR, invitationOf, LOCAL, Program, record, type Reply, sessionOf } from "../lib/helpers.ts";
 import { startServer, stringOf, type TestServer, until } from "../lib/helpers.ts";
-import { Chance, chooseSeed, Line } from "./tools.ts";
+import { chooseSeed, Line, Random } from "./tools.ts";
 
 const NOW = Date.UTC(2026, 2, 1);
 const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -17,25 +17,25 @@ const LETTERS = `${ALPHABET}.`.split("");
 const FORGERIES = 100_000;
 const FORGERIES_SENT = 6_000;
 
-test("a token with any bit of its bytes or of its characters changed is invalid", () => {
+test("a token with any changed bit or character is invalid", () => {
   for (const token of samples()) {
-    for (const other of [...bytesChanged(token), ...charactersChanged(token)]) assertInvalid(other);
+    for (const other of [...changeBytes(token), ...changeCharacters(token)]) assertInvalid(other);
   }
 });
 
-test("a token cut, doubled or with something before, in or behind it is invalid", () => {
+test("a token that is truncated, repeated or has extra characters is invalid", () => {
   for (const token of samples()) {
-    for (const other of pieces(token)) assertInvalid(other);
+    for (const other of changeLength(token)) assertInvalid(other);
   }
 });
 
-test("any other spelling of a token's bytes is invalid", () => {
+test("any other encoding of a token's bytes is invalid", () => {
   for (const token of samples()) {
-    for (const other of spellings(token)) assertInvalid(other);
+    for (const other of encodeDifferently(token)) assertInvalid(other);
   }
 });
 
-test("a token is good for its own kind and secret alone, and until the millisecond before it expires", () => {
+test("a token is valid only for its kind and secret, and until the millisecond before it expires", () => {
   for (const token of samples()) {
     const { kind, expiresAt } = payloadOf(token);
     const other = kind === "session" ? "invite" : "session";
@@ -53,7 +53,7 @@ test("a token is good for its own kind and secret alone, and until the milliseco
       "invalid_token",
     );
     for (let bit = 0; bit < 256; bit += 1) {
-      const secret = flipped(SECRET, bit);
+      const secret = flipBit(SECRET, bit);
       assert.equal(
         codeOf(() => readToken(token, kind, secret, NOW)),
         "invalid_token",
@@ -68,60 +68,65 @@ test("a token is good for its own kind and secret alone, and until the milliseco
   }
 });
 
-test("of 100,000 random forgeries none is taken", (t) => {
+test("100,000 random forgeries are all invalid", (t) => {
   const seed = chooseSeed();
   t.diagnostic(`SOAK_SEED=${seed}`);
-  const forge = forger(new Chance(seed), samples());
+  const forge = createForger(new Random(seed), samples());
   for (let count = 0; count < FORGERIES; count += 1) assertInvalid(forge());
 });
 
-test("over HTTP no changed, respelled or forged token gets in, and nothing has happened", async (t) => {
+test("over HTTP, every changed, re-encoded or forged token is rejected and changes nothing", async (t) => {
   const seed = chooseSeed();
   t.diagnostic(`SOAK_SEED=${seed}`);
-  const chance = new Chance(seed);
+  const random = new Random(seed);
   const server = await startServer(t, { rateLimit: false });
-  const [ana, ben] = await server.party("Ana", "Ben");
-  const [eva] = await server.party("Eva");
+  const [ana, ben] = await server.chat("Ana", "Ben");
+  const [eva] = await server.chat("Eva");
   const invitation = await ana.inviteToken();
-  const elsewhere = await strangers(server);
+  const foreign = await signElsewhere(server);
   const line = await Line.open(server.port);
   t.after(() => line.close());
 
-  /** Every door of the chat, opened with this token. */
-  const knock = async (token: string, code: string, doors = DOORS): Promise<void> => {
-    for (const { method, path, body } of doors) {
-      const question = body === "invite" ? { body: { invite_token: token } } : { token };
-      const answer = await line.ask(method, `/${ana.chatId}${path}`, question);
-      assert.equal(record(answer.body)["error"], code, `${method} ${path} with ${JSON.stringify(token)}`);
-      assert.equal(answer.status, code === "wrong_chat" ? 403 : 401);
+  /** Asserts that each endpoint of the chat rejects the token with this error. */
+  const assertRejected = async (token: string, code: string, endpoints = ENDPOINTS): Promise<void> => {
+    for (const { method, path, body } of endpoints) {
+      const fields = body === "invite" ? { body: { invite_token: token } } : { token };
+      const reply = await line.ask(method, `/${ana.chatId}${path}`, fields);
+      assert.equal(record(reply.body)["error"], code, `${method} ${path} with ${JSON.stringify(token)}`);
+      assert.equal(reply.status, code === "wrong_chat" ? 403 : 401);
     }
   };
-  const good = [ana.token, ben.token, invitation];
-  const changed = good.flatMap((token) => [...bytesChanged(token), ...pieces(token), ...spellings(token)]);
+  const valid = [ana.token, ben.token, invitation];
+  const changed = valid.flatMap((token) => [
+    ...changeBytes(token),
+    ...changeLength(token),
+    ...encodeDifferently(token),
+  ]);
   const sendable = changed.filter((token) => /^[\x21-\x7e]+$/.test(token) && !/^bearer$/i.test(token));
-  for (const token of sendable) await knock(token, "invalid_token", [chance.pick(DOORS)]);
-  const forge = forger(chance, [...good, eva.token]);
-  for (let count = 0; count < FORGERIES_SENT; count += 1) await knock(forge(), "invalid_token", [chance.pick(DOORS)]);
-  for (const token of elsewhere) await knock(token, "invalid_token");
-  await knock(invitation, "invalid_token", MEMBERS_DOORS);
-  for (const token of [ana.token, ben.token]) await knock(token, "invalid_token", GUESTS_DOORS);
-  await knock(eva.token, "wrong_chat", MEMBERS_DOORS);
-  await knock(await eva.inviteToken(), "wrong_chat", GUESTS_DOORS);
+  for (const token of sendable) await assertRejected(token, "invalid_token", [random.pick(ENDPOINTS)]);
+  const forge = createForger(random, [...valid, eva.token]);
+  for (let count = 0; count < FORGERIES_SENT; count += 1)
+    await assertRejected(forge(), "invalid_token", [random.pick(ENDPOINTS)]);
+  for (const token of foreign) await assertRejected(token, "invalid_token");
+  await assertRejected(invitation, "invalid_token", MEMBER_ENDPOINTS);
+  for (const token of [ana.token, ben.token]) await assertRejected(token, "invalid_token", INVITEE_ENDPOINTS);
+  await assertRejected(eva.token, "wrong_chat", MEMBER_ENDPOINTS);
+  await assertRejected(await eva.inviteToken(), "wrong_chat", INVITEE_ENDPOINTS);
 
   const seen = await ana.read();
   assert.deepEqual([seen.cursor, seen.messages.length, seen.members.length], [2, 0, 2]);
   server.clock.advance(6 * HOUR - 1);
-  assert.equal((await ana.look(invitation)).status, 200);
+  assert.equal((await ana.preview(invitation)).status, 200);
   await ana.read();
   server.clock.advance(1);
-  for (const token of [ana.token, ben.token]) await knock(token, "expired_token", MEMBERS_DOORS);
-  await knock(invitation, "expired_token", GUESTS_DOORS);
+  for (const token of [ana.token, ben.token]) await assertRejected(token, "expired_token", MEMBER_ENDPOINTS);
+  await assertRejected(invitation, "expired_token", INVITEE_ENDPOINTS);
 });
 
-/** Something secret in an answer may stand in these places alone. */
-const PLACES = /"(?:session_token|invite_token|magic_link|username|text|members)":/;
+/** The only fields of a response that can contain secrets. */
+const SECRET_FIELDS = /"(?:session_token|invite_token|magic_link|username|text|members)":/;
 
-test("tokens, names, keys and messages are told to nobody but in the answers to those who may know", async (t) => {
+test("tokens, names, keys and messages appear only in responses to members, never in logs or headers", async (t) => {
   const lines: string[] = [];
   const errors: string[] = [];
   let isBroken = false;
@@ -133,14 +138,14 @@ test("tokens, names, keys and messages are told to nobody but in the answers to 
       return undefined;
     },
   });
-  const replies = await useEverything((...call) => server.send(...call));
+  const replies = await sendEveryRequest((...request) => server.send(...request));
   isBroken = true;
-  replies.push(...(await useEverything((...call) => server.send(...call), replies)));
+  replies.push(...(await sendEveryRequest((...request) => server.send(...request), replies)));
   isBroken = false;
-  assert.ok(errors.length >= 4, "internal errors were provoked");
+  assert.ok(errors.length >= 4, "internal errors occurred");
   const requests = replies.length;
   await until(() => lines.length === requests, "a line for each request");
-  const secrets = secretsIn(replies);
+  const secrets = findSecrets(replies);
   assert.ok(secrets.length > 15);
   for (const secret of secrets) {
     for (const text of [...lines, ...errors]) assert.ok(!text.includes(secret), `logged: ${text}`);
@@ -148,21 +153,21 @@ test("tokens, names, keys and messages are told to nobody but in the answers to 
       assert.ok(!JSON.stringify(reply.headers).includes(secret), `in a header: ${JSON.stringify(reply.headers)}`);
       if (!reply.text.includes(secret)) continue;
       assert.ok(reply.status < 300, `in an error: ${reply.text}`);
-      assert.match(reply.text, PLACES);
+      assert.match(reply.text, SECRET_FIELDS);
     }
   }
   for (const { body } of replies.filter(({ status }) => status === 201)) {
     const fields = { ...record(body) };
     if ("url" in fields) assert.match(stringOf(fields, "url"), /^http:\/\/127\.0\.0\.1:\d+\/[\w-]{16}$/);
-    // In the fragment: what is never sent.
+    // The token is in the fragment, which browsers never send.
     if ("magic_link" in fields) assert.match(stringOf(fields, "magic_link"), /^[^#?]+\/[\w-]{16}#invite=[\w.-]{74}$/);
   }
 });
 
-test("a link that was mangled on its way leaves no token in the log", async (t) => {
+test("a mangled invitation link leaves no token in the log", async (t) => {
   const lines: string[] = [];
   const server = await startServer(t, { log: (line) => lines.push(line) });
-  const [ana] = await server.party("Ana");
+  const [ana] = await server.chat("Ana");
   const token = await ana.inviteToken();
   const paths = [`/${ana.chatId}%23invite=${token}`, `/${ana.chatId}/${token}`, `/${token}`, `//${token}@x/`];
   for (const path of paths) await server.send("GET", path);
@@ -170,19 +175,19 @@ test("a link that was mangled on its way leaves no token in the log", async (t) 
   for (const line of lines) assert.ok(!line.includes(token), line);
 });
 
-test("the program itself, with --verbose, prints none of it", async (t) => {
+test("the program with --verbose prints no secrets", async (t) => {
   const program = await Program.start(t, [...LOCAL, "--verbose"]);
-  const replies = await useEverything((...call) => program.send(...call));
+  const replies = await sendEveryRequest((...request) => program.send(...request));
   await until(() => program.stdout.match(/ ms\n/g)?.length === replies.length, "a line for each request");
   const { stdout, stderr } = await program.stop();
-  for (const secret of secretsIn(replies)) assert.ok(!`${stdout}${stderr}`.includes(secret), stdout);
+  for (const secret of findSecrets(replies)) assert.ok(!`${stdout}${stderr}`.includes(secret), stdout);
 });
 
-// ---- Tokens, good and bad --------------------------------------------------------------------------------
+// ---- Valid and forged tokens -----------------------------------------------------------------------------
 
 const SECRET = createHash("sha256").update("a secret").digest();
 
-const DOORS: { method: string; path: string; caller: "member" | "guest"; body?: "invite" }[] = [
+const ENDPOINTS: { method: string; path: string; caller: "member" | "invitee"; body?: "invite" }[] = [
   { method: "GET", path: "", caller: "member" },
   { method: "GET", path: "?wait=50&since=latest", caller: "member" },
   { method: "POST", path: "", caller: "member" },
@@ -191,14 +196,14 @@ const DOORS: { method: string; path: string; caller: "member" | "guest"; body?: 
   { method: "DELETE", path: "/invite", caller: "member" },
   { method: "POST", path: "/leave", caller: "member" },
   { method: "DELETE", path: "/members/2", caller: "member" },
-  { method: "GET", path: "/invite", caller: "guest" },
-  { method: "POST", path: "/join", caller: "guest" },
-  { method: "POST", path: "/join", caller: "guest", body: "invite" },
+  { method: "GET", path: "/invite", caller: "invitee" },
+  { method: "POST", path: "/join", caller: "invitee" },
+  { method: "POST", path: "/join", caller: "invitee", body: "invite" },
 ];
-const MEMBERS_DOORS = DOORS.filter(({ caller }) => caller === "member");
-const GUESTS_DOORS = DOORS.filter(({ caller }) => caller === "guest");
+const MEMBER_ENDPOINTS = ENDPOINTS.filter(({ caller }) => caller === "member");
+const INVITEE_ENDPOINTS = ENDPOINTS.filter(({ caller }) => caller === "invitee");
 
-/** Session and invite tokens whose bytes differ much. */
+/** Returns session and invite tokens with very different bytes. */
 function samples(): string[] {
   return (
     [
@@ -217,13 +222,13 @@ function payloadOf(token: string): { kind: "session" | "invite"; expiresAt: numb
 function codeOf(read: () => unknown): string {
   try {
     read();
-    return "taken";
+    return "accepted";
   } catch (error) {
     return error instanceof ApiError ? error.code : String(error);
   }
 }
 
-/** Refused as either kind, at any time. */
+/** Asserts that the token is invalid as a session token and as an invite token. */
 function assertInvalid(token: string): void {
   for (const kind of ["session", "invite"] as const) {
     const code = codeOf(() => readToken(token, kind, SECRET, NOW));
@@ -231,34 +236,34 @@ function assertInvalid(token: string): void {
   }
 }
 
-function flipped(bytes: Buffer, bit: number): Buffer {
+function flipBit(bytes: Buffer, bit: number): Buffer {
   const changed = Buffer.from(bytes);
   changed[bit >> 3] = (changed[bit >> 3] ?? 0) ^ (1 << (bit & 7));
   return changed;
 }
 
-function halves(token: string): [Buffer, Buffer] {
+function decode(token: string): [Buffer, Buffer] {
   const [payload = "", signature = ""] = token.split(".");
   return [Buffer.from(payload, "base64url"), Buffer.from(signature, "base64url")];
 }
 
-function written(payload: Buffer, signature: Buffer, coding: "base64url" | "base64" | "hex" = "base64url"): string {
+function encode(payload: Buffer, signature: Buffer, coding: "base64url" | "base64" | "hex" = "base64url"): string {
   return `${payload.toString(coding)}.${signature.toString(coding)}`;
 }
 
-/** With each single bit of what is signed, and of the signature, the other way. */
-function bytesChanged(token: string): string[] {
-  const [payload, signature] = halves(token);
+/** Returns the token with each single bit of its payload and of its signature flipped. */
+function changeBytes(token: string): string[] {
+  const [payload, signature] = decode(token);
   return [
-    ...Array.from({ length: payload.length * 8 }, (_, bit) => written(flipped(payload, bit), signature)),
-    ...Array.from({ length: signature.length * 8 }, (_, bit) => written(payload, flipped(signature, bit))),
+    ...Array.from({ length: payload.length * 8 }, (_, bit) => encode(flipBit(payload, bit), signature)),
+    ...Array.from({ length: signature.length * 8 }, (_, bit) => encode(payload, flipBit(signature, bit))),
   ];
 }
 
-/** With each single bit of its characters the other way, and each character another of the alphabet. */
-function charactersChanged(token: string): string[] {
+/** Returns the token with each bit of each character flipped, and each character replaced by every other one. */
+function changeCharacters(token: string): string[] {
   const bytes = Buffer.from(token);
-  const bits = Array.from({ length: bytes.length * 8 }, (_, bit) => flipped(bytes, bit).toString("latin1"));
+  const bits = Array.from({ length: bytes.length * 8 }, (_, bit) => flipBit(bytes, bit).toString("latin1"));
   const letters = Array.from(token, (character, index) =>
     Array.from(`${ALPHABET}.=+/`)
       .filter((other) => other !== character)
@@ -267,8 +272,8 @@ function charactersChanged(token: string): string[] {
   return [...bits, ...letters.flat()];
 }
 
-/** Every prefix, suffix and gap, more on every side and in every place, twice, and turned round. */
-function pieces(token: string): string[] {
+/** Returns every prefix and suffix, and variants with a character removed or inserted, a repetition or a reversal. */
+function changeLength(token: string): string[] {
   const lengths = Array.from(token, (_, index) => index);
   return [
     ...lengths.flatMap((length) => [token.slice(0, length), token.slice(length + 1)]),
@@ -284,9 +289,9 @@ function pieces(token: string): string[] {
   ].filter((piece) => piece.trim() !== "" && piece.trim() !== token);
 }
 
-/** The same bytes as others would write or lenient decoders read them. */
-function spellings(token: string): string[] {
-  const [payload, signature] = halves(token);
+/** Returns other encodings of the token's bytes, including those that a lenient decoder would accept. */
+function encodeDifferently(token: string): string[] {
+  const [payload, signature] = decode(token);
   const [head = "", tail = ""] = token.split(".");
   const spare = [head, tail].flatMap((half) =>
     Array.from(ALPHABET, (last) => half.slice(0, -1) + last)
@@ -301,8 +306,8 @@ function spellings(token: string): string[] {
     `${pad}${head}.${tail}`,
   ]);
   const others = [
-    written(payload, signature, "base64"),
-    written(payload, signature, "hex"),
+    encode(payload, signature, "base64"),
+    encode(payload, signature, "hex"),
     Buffer.concat([payload, signature]).toString("base64url"),
     `${head}%2E${tail}`,
     `${head}%2e${tail}`,
@@ -324,56 +329,56 @@ function sign(bytes: Buffer | string, secret: Buffer): Buffer {
   return createHmac("sha256", secret).update(bytes).digest();
 }
 
-/** Makes a forgery each time it is called: noise, parts of good tokens, good bytes under a bad signature. */
-function forger(chance: Chance, good: readonly string[]): () => string {
-  const payload = (): Buffer => halves(chance.pick(good))[0];
-  const signature = (): Buffer => halves(chance.pick(good))[1];
+/** Returns a function that makes forgeries: noise, parts of valid tokens, and valid payloads with a wrong signature. */
+function createForger(random: Random, valid: readonly string[]): () => string {
+  const payload = (): Buffer => decode(random.pick(valid))[0];
+  const signature = (): Buffer => decode(random.pick(valid))[1];
   const ways: (() => string)[] = [
-    () => written(chance.bytes(22), chance.bytes(32)),
-    () => written(payload(), chance.bytes(32)),
-    () => written(chance.bytes(22), signature()),
-    () => written(flipped(payload(), chance.below(176)), signature()),
+    () => encode(random.bytes(22), random.bytes(32)),
+    () => encode(payload(), random.bytes(32)),
+    () => encode(random.bytes(22), signature()),
+    () => encode(flipBit(payload(), random.below(176)), signature()),
     () =>
-      written(
-        flipped(flipped(payload(), chance.below(88)), 88 + chance.below(88)),
-        flipped(signature(), chance.below(256)),
+      encode(
+        flipBit(flipBit(payload(), random.below(88)), 88 + random.below(88)),
+        flipBit(signature(), random.below(256)),
       ),
     () => {
-      const bytes = flipped(payload(), chance.below(176));
-      return written(bytes, sign(chance.isTrue(0.5) ? bytes : bytes.toString("base64url"), chance.bytes(32)));
+      const bytes = flipBit(payload(), random.below(176));
+      return encode(bytes, sign(random.isTrue(0.5) ? bytes : bytes.toString("base64url"), random.bytes(32)));
     },
     () => {
       const bytes = payload();
-      return written(bytes, createHash("sha256").update(bytes).digest());
+      return encode(bytes, createHash("sha256").update(bytes).digest());
     },
-    () => written(chance.bytes(chance.below(40)), chance.bytes(chance.below(40))),
-    () => Array.from({ length: 1 + chance.below(120) }, () => chance.pick(LETTERS)).join(""),
+    () => encode(random.bytes(random.below(40)), random.bytes(random.below(40))),
+    () => Array.from({ length: 1 + random.below(120) }, () => random.pick(LETTERS)).join(""),
     () => {
-      const token = chance.pick(good);
-      const [from, to] = [chance.below(74), chance.below(74)];
-      const middle = Array.from({ length: 1 + chance.below(6) }, () => chance.pick(LETTERS)).join("");
+      const token = random.pick(valid);
+      const [from, to] = [random.below(74), random.below(74)];
+      const middle = Array.from({ length: 1 + random.below(6) }, () => random.pick(LETTERS)).join("");
       return token.slice(0, from) + middle + token.slice(to);
     },
   ];
   return () => {
     for (;;) {
-      const token = chance.pick(ways)();
-      if (!good.includes(token) && token !== "" && !/^bearer$/i.test(token)) return token;
+      const token = random.pick(ways)();
+      if (!valid.includes(token) && token !== "" && !/^bearer$/i.test(token)) return token;
     }
   };
 }
 
-/** Tokens of the first chat's id that other servers have signed. */
-async function strangers(server: TestServer): Promise<string[]> {
-  const [ana] = await server.party("Somebody else");
-  const [payload] = halves(ana.token);
+/** Returns tokens for a chat of this server, signed with another server's secret. */
+async function signElsewhere(server: TestServer): Promise<string[]> {
+  const [ana] = await server.chat("Ana");
+  const [payload] = decode(ana.token);
   const chatId = payload.toString("base64url", 4, 16);
   return (["session", "invite"] as const).map((kind) =>
     signToken({ kind, chatId, counter: 1, expiresAt: server.clock.ms + HOUR }, SECRET),
   );
 }
 
-// ---- Everything that can be asked, with secrets in every place that they may be sent in --------------------
+// ---- Every request, with secrets in every place where a client can send them -------------------------------
 
 type Send = TestServer["send"];
 
@@ -381,11 +386,14 @@ const NAMES = ["Anastasia-Secretive", "Benedict-Hushhush"] as const;
 const TEXTS = ["the-cat-is-in-the-bag", "meet-me-at-midnight"] as const;
 const KEYS = ["key-of-a-creation-0123456789", "key-of-a-joining-0123456789", "key-of-a-message"] as const;
 
-/** Uses a chat in every way, right and wrong; `earlier` replies lend it a chat, so that making one may fail. */
-async function useEverything(send: Send, earlier?: Reply[]): Promise<Reply[]> {
+/**
+ * Sends every valid request and many invalid ones. If creating a chat may fail, `earlier` replies supply the chat and
+ * its tokens.
+ */
+async function sendEveryRequest(send: Send, earlier?: Reply[]): Promise<Reply[]> {
   const replies: Reply[] = [];
-  const ask: Send = async (...call) => {
-    const reply = await send(...call);
+  const ask: Send = async (...request) => {
+    const reply = await send(...request);
     replies.push(reply);
     return reply;
   };
@@ -427,8 +435,8 @@ async function useEverything(send: Send, earlier?: Reply[]): Promise<Reply[]> {
   return replies;
 }
 
-/** All that nobody else may learn, as far as it went over the wire. */
-function secretsIn(replies: readonly Reply[]): string[] {
+/** Returns the tokens in the replies, and the names, texts and keys in the requests. */
+function findSecrets(replies: readonly Reply[]): string[] {
   const tokens = replies.flatMap(({ text }) => [...text.matchAll(/[\w-]{30}\.[\w-]{43}/g)].map(([token]) => token));
   const halved = tokens.flatMap((token) => token.split("."));
   return [...new Set([...tokens, ...halved, ...NAMES, ...TEXTS, ...KEYS])];

@@ -1,25 +1,25 @@
-// What the soak tests share: chance that can be repeated, and a lean connection for a great many requests.
+// Helpers of the soak tests: seeded random numbers, and a minimal HTTP client for large numbers of requests.
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import { queryObjects } from "node:v8";
 
-/** SOAK_SEED where it is set, so that a failure can be repeated; else a new one. */
+/** Returns SOAK_SEED if it is set, so that a failure can be reproduced. Otherwise returns a new seed. */
 export function chooseSeed(): number {
   const given = process.env["SOAK_SEED"] ?? "";
   return given === "" ? Math.floor(Math.random() * 2 ** 31) : Number(given) | 0;
 }
 
-/** Random numbers from a seed (mulberry32): good enough to choose by, and the same in every run. */
-export class Chance {
+/** A pseudo-random generator (mulberry32). The same seed gives the same numbers in every run. */
+export class Random {
   #state: number;
 
   constructor(seed: number) {
     this.#state = seed | 0;
   }
 
-  /** From 0 up to, but without, 1. */
+  /** Returns a number from 0 (inclusive) to 1 (exclusive). */
   next(): number {
     this.#state = (this.#state + 0x6d2b79f5) | 0;
     let mixed = Math.imul(this.#state ^ (this.#state >>> 15), 1 | this.#state);
@@ -27,7 +27,7 @@ export class Chance {
     return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
   }
 
-  /** A whole number from 0 up to, but without, `end`. */
+  /** Returns an integer from 0 (inclusive) to `end` (exclusive). */
   below(end: number): number {
     return Math.floor(this.next() * end);
   }
@@ -38,7 +38,7 @@ export class Chance {
 
   pick<T>(list: readonly T[]): T {
     const item = list[this.below(list.length)];
-    assert.ok(item !== undefined, "nothing to choose from");
+    assert.ok(item !== undefined, "the list is empty");
     return item;
   }
 
@@ -47,35 +47,35 @@ export class Chance {
   }
 }
 
-export interface Question {
-  /** The Host header; the address of the server where none is given. */
+export interface RequestFields {
+  /** The Host header. Defaults to the server's address. */
   host?: string;
   token?: string | undefined;
   key?: string | undefined;
-  /** More header lines, each as it goes over the wire. */
+  /** Additional header lines, sent exactly as given. */
   lines?: string[];
   /** Sent as JSON. */
   body?: object;
 }
 
-export interface Answer {
+export interface LineReply {
   status: number;
-  /** Status line and headers as they came. */
+  /** The status line and the headers, as received. */
   head: string;
   text: string;
-  /** The text read as JSON; undefined where there is none. */
+  /** The parsed body, or undefined if the response is not JSON. */
   body: unknown;
 }
 
 /**
- * A connection kept open for one request after the other. It knows just as much of HTTP as the server writes,
- * which makes it several times faster than an http.Agent.
+ * A keep-alive connection that sends one request at a time. It parses only the HTTP that the server produces, which
+ * makes it several times faster than an http.Agent.
  */
 export class Line {
   readonly #socket: Socket;
   readonly #port: number;
   #received: Buffer = Buffer.alloc(0);
-  #settle: { resolve: (answer: Answer) => void; reject: (error: Error) => void } | undefined;
+  #settle: { resolve: (reply: LineReply) => void; reject: (error: Error) => void } | undefined;
 
   constructor(socket: Socket, port: number) {
     this.#socket = socket;
@@ -86,7 +86,7 @@ export class Line {
       this.#read();
     });
     socket.on("error", (error) => this.#settle?.reject(error));
-    socket.on("close", () => this.#settle?.reject(new Error("the connection ended without an answer")));
+    socket.on("close", () => this.#settle?.reject(new Error("the connection closed without a response")));
   }
 
   static async open(port: number): Promise<Line> {
@@ -95,7 +95,7 @@ export class Line {
     return new Line(socket, port);
   }
 
-  ask(method: string, path: string, { host, token, key, lines = [], body }: Question = {}): Promise<Answer> {
+  ask(method: string, path: string, { host, token, key, lines = [], body }: RequestFields = {}): Promise<LineReply> {
     assert.ok(this.#settle === undefined, "one request at a time");
     const content = body === undefined ? "" : JSON.stringify(body);
     const head = [
@@ -134,12 +134,12 @@ export class Line {
 }
 
 /**
- * The bytes that are in use once everything that nobody refers to is gone. To look for objects, V8 collects all
- * that it can, compiled code that has not run of late too; the ordinary collection leaves megabytes of that.
+ * Returns the bytes of heap in use after a full garbage collection. Before it counts objects, V8 collects everything it
+ * can, including compiled code that has not run recently. An ordinary collection leaves megabytes of that behind.
  */
 export async function usedHeap(): Promise<number> {
   for (let turn = 0; turn < 4; turn += 1) {
-    // What was closed a moment ago is let go of in the next turns of the loop.
+    // Recently closed sockets become unreachable only in the next turns of the event loop.
     await new Promise((resolve) => setImmediate(resolve));
     queryObjects(Line, { format: "count" });
   }

@@ -1,100 +1,102 @@
-// A week of use leaves nothing behind: chats come and go by the thousand, more than two million messages are said,
-// and memory, timers and counts are in the end what they were. The clock is the test's own.
+// Simulates a week of use: thousands of chats and more than two million messages. At the end, memory, timers and counts
+// must be back where they started. The clock is simulated.
 //
-// SOAK_SEED=<seed> repeats a week.
+// SOAK_SEED=<seed> reproduces a week.
 
 import assert from "node:assert/strict";
 import test from "node:test";
 import { queryObjects } from "node:v8";
 import { type App, createApp } from "../../server.ts";
 import { Clock, HOUR, MINUTE, record, SECOND, startServer, stringOf } from "../lib/helpers.ts";
-import { Chance, chooseSeed, Line, usedHeap } from "./tools.ts";
+import { chooseSeed, Line, Random, usedHeap } from "./tools.ts";
 
 const WEEK = 7 * 24 * HOUR;
 const MESSAGES = 2_000_000;
 const MEGABYTE = 1_048_576;
 
-type Seat = ReturnType<App["chats"]["create"]>;
+type Member = ReturnType<App["chats"]["create"]>;
 type Waiter = Parameters<App["chats"]["addWaiter"]>[0];
 
-/** What happens in one chat of the week. */
-interface Evening {
-  seats: Seat[];
-  /** When the next thing happens, and when the chat is left or ended; some are just abandoned. */
-  next: number;
-  over: number;
+/** One simulated chat. */
+interface SimulatedChat {
+  members: Member[];
+  /** When the members act next, in clock time. */
+  nextAt: number;
+  /** When the chat ends, its members leave, or they abandon it. */
+  endsAt: number;
 }
 
-test("after a week and two million messages nothing is left of any of it", { timeout: 600_000 }, async (t) => {
+test("a week with two million messages leaves no chat, poll or timer behind", { timeout: 600_000 }, async (t) => {
   const seed = chooseSeed();
   t.diagnostic(`SOAK_SEED=${seed}`);
-  const timersBefore = timers();
+  const timersBefore = countTimers();
   const clock = new Clock();
-  // All its chats are created from one address, which may have a tenth of what the server holds.
+  // All chats come from one address. The rate limit would allow it only a tenth of the server's chats.
   const app = createApp({ now: () => clock.ms, rateLimit: false });
-  const week = new Week(app, clock, new Chance(seed));
+  const week = new WeekSimulation(app, clock, new Random(seed));
   const [start, heaps, peaks]: [number, number[], number[]] = [clock.ms, [], []];
   for (let day = 1; day <= 7; day += 1) {
     const morning = start + ((day - 1) * WEEK) / 7;
-    // Fourteen hours of coming and going, four to finish what was begun, six until the last session is over.
-    while (clock.ms < morning + 14 * HOUR) week.live(true);
+    // Chats start during the first 14 hours of a day and finish within four hours. The last session expires six hours
+    // later.
+    while (clock.ms < morning + 14 * HOUR) week.advance(true);
     peaks.push(await usedHeap());
-    while (clock.ms < morning + 24 * HOUR) week.live(false);
+    while (clock.ms < morning + 24 * HOUR) week.advance(false);
     assert.equal(app.chats.count().chats, 0, "chats");
-    assert.equal(app.chats.count().waiters, 0, "held polls");
-    assert.equal(week.leftBehind(), 0, "chats that somebody still refers to");
+    assert.equal(app.chats.count().waiters, 0, "waiting polls");
+    assert.equal(week.countChatObjects(), 0, "chat objects that are still reachable");
     heaps.push(await usedHeap());
     const grown = (heaps.at(-1) ?? 0) - (heaps[0] ?? 0);
-    assert.ok(grown < MEGABYTE, `night ${day}: ${grown} bytes more than in the first`);
+    assert.ok(grown < MEGABYTE, `night ${day}: ${grown} bytes more than on the first night`);
   }
   t.diagnostic(JSON.stringify({ ...week.counts, "MB at night": megabytes(heaps), "MB by day": megabytes(peaks) }));
   assert.ok(week.counts.messages >= MESSAGES, `only ${week.counts.messages} messages`);
-  assert.equal(timers(), timersBefore, "timers");
+  assert.equal(countTimers(), timersBefore, "timers");
 });
 
 function megabytes(sizes: number[]): number[] {
   return sizes.map((bytes) => Number((bytes / MEGABYTE).toFixed(1)));
 }
 
-class Week {
+class WeekSimulation {
   readonly #app: App;
   readonly #clock: Clock;
-  readonly #chance: Chance;
-  readonly #evenings = new Set<Evening>();
+  readonly #random: Random;
+  readonly #simulatedChats = new Set<SimulatedChat>();
   #chatClass: Class | undefined;
-  readonly counts = { chats: 0, members: 0, messages: 0, polls: 0, answered: 0, full: 0, mostChats: 0, mostPolls: 0 };
+  readonly counts = { chats: 0, members: 0, messages: 0, polls: 0, ended: 0, full: 0, mostChats: 0, mostPolls: 0 };
 
-  constructor(app: App, clock: Clock, chance: Chance) {
+  constructor(app: App, clock: Clock, random: Random) {
     this.#app = app;
     this.#clock = clock;
-    this.#chance = chance;
+    this.#random = random;
   }
 
-  /** Half a minute. */
-  live(isNewsWelcome: boolean): void {
+  /** Simulates half a minute. */
+  advance(opensChats: boolean): void {
     const { chats } = this.#app;
     for (let second = 0; second < 30; second += 10) {
       this.#clock.advance(10 * SECOND);
       this.#app.sweep();
     }
-    if (isNewsWelcome) for (let count = this.#chance.below(4); count > 0; count -= 1) this.#open();
-    for (const evening of this.#evenings) {
-      if (this.#clock.ms >= evening.over) this.#close(evening);
-      else if (this.#clock.ms >= evening.next) this.#talk(evening);
+    if (opensChats) for (let count = this.#random.below(4); count > 0; count -= 1) this.#createChat();
+    for (const simulated of this.#simulatedChats) {
+      if (this.#clock.ms >= simulated.endsAt) this.#end(simulated);
+      else if (this.#clock.ms >= simulated.nextAt) this.#act(simulated);
     }
     this.counts.mostChats = Math.max(this.counts.mostChats, chats.count().chats);
     this.counts.mostPolls = Math.max(this.counts.mostPolls, chats.count().waiters);
   }
 
-  /** How many chats are in memory, whoever holds them there. */
-  leftBehind(): number {
+  /** Returns the number of chat objects in memory, whatever refers to them. */
+  countChatObjects(): number {
     assert.ok(this.#chatClass);
     return queryObjects(this.#chatClass, { format: "count" });
   }
 
-  #open(): void {
+  #createChat(): void {
     const { chats } = this.#app;
-    const key = this.#chance.isTrue(0.5) ? `create ${this.counts.chats}` : undefined;
+    const key = this.#random.isTrue(0.5) ? `create ${this.counts.chats}` : undefined;
     try {
       chats.makeRoom();
     } catch {
@@ -104,38 +106,44 @@ class Week {
     const creator = chats.create(undefined, key);
     this.#chatClass ??= classOf(creator.chat);
     this.counts.chats += 1;
-    const over = this.#clock.ms + this.#chance.below(4 * 60) * MINUTE;
-    this.#evenings.add({ seats: [creator], next: this.#clock.ms, over });
+    const endsAt = this.#clock.ms + this.#random.below(4 * 60) * MINUTE;
+    this.#simulatedChats.add({ members: [creator], nextAt: this.#clock.ms, endsAt });
   }
 
-  #talk(evening: Evening): void {
+  #act(simulated: SimulatedChat): void {
     const { chats } = this.#app;
-    const [chance, now] = [this.#chance, this.#clock.ms];
-    const chat = evening.seats[0]?.chat;
-    evening.seats = evening.seats.filter((seat) => now < seat.expiresAt && seat.chat.members.includes(seat));
-    if (!chat || evening.seats.length === 0 || !chats.get(chat.id)) return void this.#evenings.delete(evening);
-    evening.next = now + (1 + chance.below(10)) * MINUTE;
-    if (chat.members.length < 6 && chance.isTrue(0.3)) {
-      evening.seats.push(chats.join(chat, undefined, chance.isTrue(0.5) ? `join ${this.counts.members}` : undefined));
+    const [random, now] = [this.#random, this.#clock.ms];
+    const chat = simulated.members[0]?.chat;
+    simulated.members = simulated.members.filter(
+      (member) => now < member.expiresAt && member.chat.members.includes(member),
+    );
+    if (!chat || simulated.members.length === 0 || !chats.get(chat.id))
+      return void this.#simulatedChats.delete(simulated);
+    simulated.nextAt = now + (1 + random.below(10)) * MINUTE;
+    if (chat.members.length < 6 && random.isTrue(0.3)) {
+      simulated.members.push(
+        chats.join(chat, undefined, random.isTrue(0.5) ? `join ${this.counts.members}` : undefined),
+      );
       this.counts.members += 1;
     }
-    for (const member of evening.seats) {
-      if (member.openPolls < 2) this.#hold(member);
+    for (const member of simulated.members) {
+      if (member.openPolls < 2) this.#addPoll(member);
     }
-    for (let count = chance.below(12); count > 0; count -= 1) {
-      const key = chance.isTrue(0.5) ? `message ${this.counts.messages}` : undefined;
-      const text = `Message ${this.counts.messages} ${"of a million ".repeat(chance.below(20))}`;
-      chats.post(chance.pick(evening.seats), text, key);
+    for (let count = random.below(12); count > 0; count -= 1) {
+      const key = random.isTrue(0.5) ? `message ${this.counts.messages}` : undefined;
+      const text = `Message ${this.counts.messages} ${"and more text ".repeat(random.below(20))}`;
+      chats.post(random.pick(simulated.members), text, key);
       this.counts.messages += 1;
     }
-    if (evening.seats.length > 1 && chance.isTrue(0.05)) chats.freeSeats([chance.pick(evening.seats)], "revoked_token");
+    if (simulated.members.length > 1 && random.isTrue(0.05))
+      chats.freeSeats([random.pick(simulated.members)], "revoked_token");
   }
 
-  /** A reader waits, and now and then goes away before there is an answer. */
-  #hold(member: Seat): void {
+  /** Adds a waiting poll. One in five readers disconnects before the poll ends. */
+  #addPoll(member: Member): void {
     const { chats } = this.#app;
-    const browser = this.#chance.isTrue(0.7) ? `browser-${this.#chance.below(1_000_000)}` : "";
-    const isVisible = this.#chance.isTrue(0.5);
+    const browser = this.#random.isTrue(0.7) ? `browser-${this.#random.below(1_000_000)}` : "";
+    const isVisible = this.#random.isTrue(0.5);
     const waiter: Waiter = {
       kind: "waiter",
       member,
@@ -148,30 +156,31 @@ class Week {
     };
     if (!chats.addWaiter(waiter)) return;
     this.counts.polls += 1;
-    waiter.onEnd = () => (this.counts.answered += 1);
-    if (this.#chance.isTrue(0.2)) chats.removeWaiter(waiter);
+    waiter.onEnd = () => (this.counts.ended += 1);
+    if (this.#random.isTrue(0.2)) chats.removeWaiter(waiter);
   }
 
-  /** Ended, left by all, or forgotten until the sessions are over. */
-  #close(evening: Evening): void {
+  /** The creator ends the chat, all members leave, or they abandon it until their sessions expire. */
+  #end(simulated: SimulatedChat): void {
     const { chats } = this.#app;
-    const { chat } = evening.seats[0] ?? {};
-    this.#evenings.delete(evening);
+    const { chat } = simulated.members[0] ?? {};
+    this.#simulatedChats.delete(simulated);
     if (!chat || !chats.get(chat.id)) return;
-    const how = this.#chance.pick(["ended", "left", "forgotten"] as const);
-    if (how === "ended") chats.end(chat);
-    if (how === "left")
-      for (const member of evening.seats) if (chat.members.includes(member)) chats.freeSeats([member], "revoked_token");
+    const outcome = this.#random.pick(["ended", "left", "abandoned"] as const);
+    if (outcome === "ended") chats.end(chat);
+    if (outcome === "left")
+      for (const member of simulated.members)
+        if (chat.members.includes(member)) chats.freeSeats([member], "revoked_token");
   }
 }
 
 type Class = new (...parts: never[]) => object;
 
-/** The class of something, by which all of its kind can be counted. */
-function classOf(thing: object | undefined): Class {
-  const made: unknown = thing?.constructor;
-  assert.ok(isClass(made));
-  return made;
+/** Returns the class of an object, to count the instances of that class. */
+function classOf(value: object | undefined): Class {
+  const found: unknown = value?.constructor;
+  assert.ok(isClass(found));
+  return found;
 }
 
 function isClass(value: unknown): value is Class {
@@ -179,7 +188,7 @@ function isClass(value: unknown): value is Class {
 }
 
 test("requests from 60,000 addresses leave no chat, poll, timer or count behind", async (t) => {
-  const timersBefore = timers();
+  const timersBefore = countTimers();
   const server = await startServer(t, { trustProxy: true });
   const connections = await Promise.all(Array.from({ length: 8 }, () => Line.open(server.port)));
   const [line, ...readers] = connections;
@@ -187,8 +196,8 @@ test("requests from 60,000 addresses leave no chat, poll, timer or count behind"
 
   let firstChat = "";
 
-  /** A token that is refused, from an address of its own. */
-  const refuse = async (number: number): Promise<string> => {
+  /** Sends an invalid token from a separate address. */
+  const sendBadToken = async (number: number): Promise<string> => {
     const ipv4 = `10.${number >> 16}.${(number >> 8) & 255}.${number & 255}`;
     const ipv6 = `2001:db8:${(number >> 8).toString(16)}:${(number & 255).toString(16)}::1`;
     const address = `X-Forwarded-For: ${number % 2 === 0 ? ipv4 : ipv6}`;
@@ -196,9 +205,9 @@ test("requests from 60,000 addresses leave no chat, poll, timer or count behind"
     return address;
   };
 
-  /** A chat with its own minute and addresses, some of it left to expire. */
-  const live = async (number: number): Promise<void> => {
-    const lines = [await refuse(number)];
+  /** Uses a chat from separate addresses for a minute, and leaves the rest to expire. */
+  const useChat = async (number: number): Promise<void> => {
+    const lines = [await sendBadToken(number)];
     const key = `a key to create no. ${1_000_000 + number}`;
     const made = record((await line.ask("POST", "/create", { lines, key })).body);
     firstChat ||= stringOf(made, "chat_id");
@@ -206,39 +215,39 @@ test("requests from 60,000 addresses leave no chat, poll, timer or count behind"
     const invited = record((await line.ask("POST", `${path}/invite`, { token })).body);
     const body = { invite_token: stringOf(invited, "invite_token") };
     await line.ask("POST", `${path}/join`, { body, lines });
-    const held = readers.map((reader, index) =>
+    const polls = readers.map((reader, index) =>
       reader.ask("GET", `${path}?since=latest&wait=50&browser=tab-${index % 2}`, { token }),
     );
     for (let count = 0; count < 5; count += 1) {
       await line.ask("POST", path, { token, body: { text: `Message ${count}` }, key: `key ${count}` });
     }
     if (number % 2 === 0) await line.ask("POST", `${path}/leave`, { token });
-    server.pass(MINUTE);
-    await Promise.all(held);
+    server.advanceAndSweep(MINUTE);
+    await Promise.all(polls);
   };
-  const over = async (): Promise<number> => {
-    server.pass(7 * HOUR);
+  const expireAll = async (): Promise<number> => {
+    server.advanceAndSweep(7 * HOUR);
     assert.deepEqual([server.app.chats.count().chats, server.app.chats.count().waiters], [0, 0]);
     return usedHeap();
   };
 
-  await live(0);
+  await useChat(0);
   const chatClass = classOf(server.app.chats.get(firstChat));
-  for (let number = 1; number < 2_000; number += 1) await live(number);
-  const before = await over();
-  assert.equal(queryObjects(chatClass, { format: "count" }), 0, "chats that somebody still refers to");
-  for (let number = 0; number < 60_000; number += 1) await refuse(number);
+  for (let number = 1; number < 2_000; number += 1) await useChat(number);
+  const before = await expireAll();
+  assert.equal(queryObjects(chatClass, { format: "count" }), 0, "chat objects that are still reachable");
+  for (let number = 0; number < 60_000; number += 1) await sendBadToken(number);
   const busy = await usedHeap();
-  const after = await over();
+  const after = await expireAll();
   t.diagnostic(`bytes: ${before} before, ${busy} with 60,000 addresses counted, ${after} after`);
-  assert.ok(busy - before > 2 * MEGABYTE, "the counts were there");
+  assert.ok(busy - before > 2 * MEGABYTE, "the addresses were counted");
   assert.ok(after - before < MEGABYTE, `grown by ${after - before} bytes`);
   for (const each of connections) each.close();
   await server.app.stop();
-  assert.equal(timers(), timersBefore, "timers");
+  assert.equal(countTimers(), timersBefore, "timers");
 });
 
-/** How many timers would keep the process alive. */
-function timers(): number {
-  return process.getActiveResourcesInfo().filter((what) => /Timeout|Immediate/.test(what)).length;
+/** Returns the number of timers that keep the process alive. */
+function countTimers(): number {
+  return process.getActiveResourcesInfo().filter((type) => /Timeout|Immediate/.test(type)).length;
 }
