@@ -1,5 +1,5 @@
 // Measures how much memory one seat, one chat, one connection and all addresses together can take up. Each row of the
-// table "What can grow" in docs/architecture.md has a test.
+// table "Structures that can grow" in docs/architecture.md has a test.
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -11,7 +11,7 @@ import { assertError, at, Member, SECOND, send, sessionOf, startServer, STATUS, 
 import { Child, type Snapshot } from "./child.ts";
 import { usedHeap } from "./tools.ts";
 
-/** Each structure in the table "What can grow", with its bound in bytes. */
+/** Each structure in the table "Structures that can grow", with its bound in bytes. */
 const ROWS = readRows();
 const measured: string[] = [];
 
@@ -32,7 +32,7 @@ function measure(structure: string, behaviour: string, run: (t: TestContext, mos
 /** Reads each row's structure (the text before the identifiers) and the first size in its bound, such as "1.2 MB". */
 function readRows(): Map<string, number> {
   const text = readFileSync(new URL("../../docs/architecture.md", import.meta.url), "utf8");
-  const section = text.split("\n## ").find((each) => each.startsWith("What can grow")) ?? "";
+  const section = text.split("\n## ").find((each) => each.startsWith("Structures that can grow")) ?? "";
   const cells = section
     .split("\n")
     .filter((line) => line.startsWith("| "))
@@ -46,7 +46,7 @@ function readRows(): Map<string, number> {
   );
 }
 
-test('every row of the table "What can grow" has a test, and every test has a row', () => {
+test('every row of the table "Structures that can grow" has a test, and every test has a row', () => {
   assert.deepEqual([...ROWS.keys()], measured);
   for (const [structure, bytes] of ROWS) assert.ok(bytes > 0, `${structure}: the bound has no size`);
 });
