@@ -1,8 +1,7 @@
 // The version is in one place, and the notes of a release come from the changelog.
 
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { globSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { releaseNotes } from "../docs/notes.ts";
@@ -14,11 +13,9 @@ const CHANGELOG = read("CHANGELOG.md");
 const VERSION = String(Reflect.get(Object(JSON.parse(read("package.json"))), "version"));
 
 test("only the changelog contains the version, and no document names the file of an older release", () => {
-  const tracked = execFileSync("git", ["ls-files", "-z", "*.md", "deploy", "docs", "examples"], { cwd: ROOT });
-  const names = tracked
-    .toString()
-    .split("\0")
-    .filter((name) => name !== "" && !/\.(png|svg)$/.test(name));
+  const patterns = ["*.md", "deploy/*", "docs/*", "examples/*"];
+  const paths = globSync(patterns, { cwd: ROOT }).map((path) => path.replaceAll("\\", "/"));
+  const names = paths.filter((path) => !/\.(png|svg)$/.test(path));
   assert.ok(names.includes("README.md") && names.includes("docs/hosting.md"), names.join());
   for (const name of names.filter((each) => each !== "CHANGELOG.md")) {
     const text = read(name);
