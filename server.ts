@@ -213,7 +213,7 @@ type WaitEnd = "answer" | "retry" | ErrorCode;
 export interface AppOptions {
   /** 32 bytes that sign tokens. Random if missing. */
   secret?: Buffer;
-  /** Milliseconds since 1970. */
+  /** The clock, in ms since 1970. */
   now?: () => number;
   /** This machine's address on its local network, if it has one. */
   lanAddress?: () => string | undefined;
@@ -225,7 +225,6 @@ export interface AppOptions {
   rateLimit?: boolean;
   node?: string | undefined;
   metrics?: boolean;
-  /** Receives one line per request. */
   log?: ((line: string) => void) | undefined;
   /** Receives errors that should never happen. */
   logError?: (error: unknown) => void;
@@ -1235,11 +1234,10 @@ const NO_BODY = Buffer.alloc(0);
  * never reads would pile up, and one connection could hold any number of polls. */
 function queueRequest(req: IncomingMessage, res: ServerResponse, state: ServerState): void {
   const connection = state.connections.get(req.socket);
-  const hasBody = hasPendingBody(req);
-  const weight = queueWeight(req) + (hasBody ? LIMITS.bodyBytes : 0);
+  const weight = queueWeight(req);
   if (!connection || connection.queuedBytes + weight > LIMITS.queuedBytes) return void req.socket.destroy();
   connection.queuedBytes += weight;
-  const arriving = hasBody ? collectBody(req) : undefined;
+  const arriving = hasPendingBody(req) ? collectBody(req) : undefined;
   // Node attaches a response to its socket when the response before it has finished.
   res.once("socket", () => {
     connection.queuedBytes -= weight;
@@ -1247,9 +1245,10 @@ function queueRequest(req: IncomingMessage, res: ServerResponse, state: ServerSt
   });
 }
 
-/** Roughly the bytes a queued request holds: 1.5 kB with its response, and two strings per header. */
-function queueWeight({ url = "", rawHeaders }: IncomingMessage): number {
-  return rawHeaders.reduce((sum, text) => sum + 32 + text.length, 1_536 + url.length);
+/** Roughly the bytes a queued request holds: 1.5 kB with its response, two strings per header, and its body. */
+function queueWeight(req: IncomingMessage): number {
+  const base = 1_536 + (req.url?.length ?? 0) + (hasPendingBody(req) ? bodyCapacity(req) : 0);
+  return req.rawHeaders.reduce((sum, text) => sum + 32 + text.length, base);
 }
 
 function handleRequest(req: IncomingMessage, res: ServerResponse, state: ServerState, arriving?: ArrivingBody): void {
@@ -1354,11 +1353,16 @@ function readBody(context: RequestContext, res: ServerResponse, run: () => Reply
   body.onDone = finish;
 }
 
+/** The most bytes of a body that are kept: as many as it announces, up to the limit. */
+function bodyCapacity({ headers }: IncomingMessage): number {
+  return Math.min(Number(headers["content-length"] ?? LIMITS.bodyBytes), LIMITS.bodyBytes);
+}
+
 /** Reads a body into one buffer, up to the limit. Uses events: `for await` over a request costs a third of the throughput. */
 function collectBody(req: IncomingMessage): ArrivingBody {
+  const capacity = bodyCapacity(req);
   const body: ArrivingBody = { bytes: NO_BODY, size: 0, isDone: false, onDone: ignore };
   const finish = (): void => {
-    if (body.isDone) return;
     body.isDone = true;
     body.onDone();
   };
@@ -1366,12 +1370,12 @@ function collectBody(req: IncomingMessage): ArrivingBody {
     if (body.isDone) return;
     // From the second chunk on they share one buffer: kept apart, chunks of one byte would take 300 bytes each.
     if (body.size === 0) body.bytes = chunk;
-    else if (body.bytes.length < LIMITS.bodyBytes) body.bytes = Buffer.concat([body.bytes], LIMITS.bodyBytes);
+    else if (body.bytes.length < capacity) body.bytes = Buffer.concat([body.bytes], capacity);
     if (body.size > 0) chunk.copy(body.bytes, body.size);
     body.size += chunk.length;
     if (body.size > LIMITS.bodyBytes) finish();
   });
-  req.once("end", finish);
+  req.once("end", () => body.isDone || finish());
   return body;
 }
 
