@@ -105,11 +105,9 @@ export const LIMITS = {
   countedAddresses: 65_536,
 } as const;
 
-/** Token buckets: `burst` at once, then `perSecond`. */
+/** Token buckets: `burst` at once, then `perSecond`. Posts count per seat; creates, joins and bad tokens each per address. */
 const RATES = {
-  /** Posts per seat. */
   message: { burst: 20, perSecond: 5 },
-  /** Creates, joins and bad tokens per address, each counted separately. */
   address: { burst: 60, perSecond: 1 },
 } as const;
 
@@ -191,13 +189,12 @@ class Chat {
   }
 }
 
-/** A held poll, or a stream, which is added again after every line. */
+/** A held poll, or a stream, which is added again after every line. `wait` is in seconds. */
 interface Waiter {
   readonly kind: "waiter";
   readonly member: Member;
   since: number;
   heldAt: number;
-  /** Seconds. */
   readonly wait: number;
   readonly isStream: boolean;
   /** The browser's own id; "" for any other client. */
@@ -402,8 +399,7 @@ function readMessages(context: RequestContext, member: Member): Reply | Waiter {
     poll.isStream ? streamReply(member, poll.since, now) : pollReply(member, poll.since, now, isRetry);
   if (context.method === "HEAD") return replyNow(false);
   member.lastSeen = now;
-  const isStopping = state.phase !== "running";
-  if (isStopping && state.pendingBodies === 0 && poll.since === cursor) throw new ApiError("stopping");
+  if (state.phase !== "running" && state.pendingBodies === 0 && poll.since === cursor) throw new ApiError("stopping");
   const isDue = !poll.isStream && (poll.wait === 0 || poll.since !== cursor);
   if (isDue || state.phase === "closing") return replyNow(false);
   const waiter: Waiter = { kind: "waiter", ...poll, member, heldAt: now };
@@ -544,12 +540,10 @@ function bearerToken(header: string | undefined): string {
 /** The Idempotency-Key, if any: `shortest` to 64 printable ASCII characters. */
 function readKey(context: RequestContext, shortest: number): string | undefined {
   const key = context.headers["idempotency-key"]?.toString();
-  const isValid = key === undefined || (key.length >= shortest && KEY_PATTERN.test(key));
-  if (!isValid) throw new ApiError("invalid_key");
+  const isFitting = key === undefined || (key.length >= shortest && key.length <= LIMITS.keyLength);
+  if (!isFitting || /[^ -~]/.test(key ?? "")) throw new ApiError("invalid_key");
   return key;
 }
-
-const KEY_PATTERN = new RegExp(`^[ -~]{1,${LIMITS.keyLength}}$`);
 
 /** Finds the seat that a repeated create or join took the first time. `scope`: "create" or the chat's id. */
 function readSeatKey(context: RequestContext, scope: string): string | undefined {
@@ -645,23 +639,20 @@ export function fillTemplate(template: string, values: Record<string, string | n
   return template.replace(/\{(\w+)\}/g, (placeholder, name: string) => String(values[name] ?? placeholder));
 }
 
-/** A JSON object from values that are JSON already. Leaves out those that are undefined. */
-function joinJson(values: Record<string, string | undefined>): string {
-  let fields = "";
-  for (const name in values) if (values[name] !== undefined) fields += `,"${name}":${values[name]}`;
-  return `{${fields.slice(1)}}`;
-}
-
 function textReply(body: string, parameters = ""): Reply {
   return jsonReply(200, body, { "Content-Type": `text/plain${parameters}; charset=utf-8` });
 }
 
 const OPENAPI_REPLY = jsonReply(200, fillTemplate(assets.openapi, LIMITS));
 
-/** A time (ms since 1970) as ISO 8601 in UTC. */
+/** A time (ms since 1970) as ISO 8601 in UTC. The text is made once per second: a Date is 4 % of a post. */
 function toIso(time: number): string {
-  return new Date(time).toISOString();
+  const second = Math.floor(time / SECOND);
+  if (second !== latest.second) latest = { second, text: new Date(second * SECOND).toISOString().slice(0, 20) };
+  return `${latest.text}${String(time - second * SECOND).padStart(3, "0")}Z`;
 }
+
+let latest = { second: NaN, text: "" };
 
 function sessionReply(status: 200 | 201, member: Member, context: RequestContext): Reply {
   const { chat } = member;
@@ -680,15 +671,17 @@ function sessionReply(status: 200 | 201, member: Member, context: RequestContext
  * reading 30 messages again serialises nothing. */
 function pollReply(member: Member, since: number, now: number, isRetry: boolean): Reply {
   const { chat } = member;
-  const reply = {
+  // One entry per field: a field missing here fails the type check. Joining the entries in a loop would cost 0.4 µs.
+  const json = {
     messages: `[${messagesSince(chat, since).join()}]`,
-    cursor: String(chat.cursor),
-    missed: String(chat.lastDropped > since),
+    cursor: chat.cursor,
+    missed: chat.lastDropped > since,
     members: membersJson(member, now),
     expires_at: member.expiresAtJson,
-    retry_in: isRetry ? String(LIMITS.retrySeconds) : undefined,
-  } satisfies Record<keyof PollReply, string | undefined>;
-  return jsonReply(200, joinJson(reply));
+    retry_in: isRetry ? `,"retry_in":${LIMITS.retrySeconds}` : "",
+  } satisfies Record<keyof PollReply, unknown>;
+  const rest = `"members":${json.members},"expires_at":${json.expires_at}${json.retry_in}`;
+  return jsonReply(200, `{"messages":${json.messages},"cursor":${json.cursor},"missed":${json.missed},${rest}}`);
 }
 
 // X-Accel-Buffering: nginx would hold lines back until it has a buffer full of them.
@@ -1257,8 +1250,16 @@ function handleRequest(req: IncomingMessage, res: ServerResponse, state: ServerS
   const [origin = "", authority] = url.startsWith("/") ? [] : (/^https?:\/\/([^/?]*)/i.exec(url) ?? []);
   const [path = "", query = ""] = url.slice(origin.length).split("?", 2);
   const [, chatId = "", , memberId = ""] = path.split("/", 4);
-  const host = authority ?? headers.host;
-  const parts = { method, path: path || "/", query, chatId, memberId, headers, host, socket };
+  const parts = {
+    method,
+    path: path || "/",
+    query,
+    chatId,
+    memberId,
+    headers,
+    host: authority ?? headers.host,
+    socket,
+  };
   const context = { state, ...parts, arriving, now: 0, body: NO_BODY, isTooLarge: false, bodyExample: "" };
   if (state.options.log) logWhenDone(context, res, state.options.log);
   respond(context, res, () => dispatch(context, res));
@@ -1321,9 +1322,8 @@ function startClock(context: RequestContext): void {
 function checkHeaders({ rawHeaders, httpVersion }: IncomingMessage, { headers, host }: RequestContext): void {
   // Node drops headers above `maxHeadersCount`, which is one more than the limit.
   if (rawHeaders.length > 2 * LIMITS.headers) throw new ApiError("headers_too_large", CLOSE);
-  const isMissing = headers.host === undefined && httpVersion === "1.1";
-  const isMalformed = [headers.host, host].some((each) => each !== undefined && !isHost(each));
-  if (isMissing || isMalformed) throw new ApiError("bad_request", CLOSE);
+  const isBad = headers.host === undefined ? httpVersion === "1.1" : !isHost(headers.host);
+  if (isBad || (host !== headers.host && !isHost(host ?? ""))) throw new ApiError("bad_request", CLOSE);
 }
 
 /** `known`: the member whose token was checked before the body arrived. It only has to hold its seat still. */
@@ -1783,8 +1783,8 @@ function readCertificate({ cert, key }: { cert: string; key: string }): { cert: 
     createSecureContext(pair);
     return pair;
   } catch (error) {
-    const what = `cannot use ${cert} with ${key} (${messageOf(error)})`;
-    throw new Error(`${what}; check --tls-cert and --tls-key`, { cause: error });
+    const reason = messageOf(error);
+    throw new Error(`cannot use ${cert} with ${key} (${reason}); check --tls-cert and --tls-key`, { cause: error });
   }
 }
 
