@@ -1318,13 +1318,13 @@ function checkHeaders({ rawHeaders, httpVersion }: IncomingMessage, { headers, h
   // Node drops headers above `maxHeadersCount`, which is one more than the limit.
   if (rawHeaders.length > 2 * LIMITS.headers) throw new ApiError("headers_too_large", CLOSE);
   // Most requests have the same Host, and checking it again would take one or two microseconds.
-  if (host === headers.host && host === latestHost) return;
+  if (host !== undefined && host === headers.host && host === latestHost) return;
   const isBad = headers.host === undefined ? httpVersion === "1.1" : !isHost(headers.host);
   if (isBad || (host !== headers.host && !isHost(host ?? ""))) throw new ApiError("bad_request", CLOSE);
   latestHost = headers.host ?? latestHost;
 }
 
-let latestHost = "";
+let latestHost: string | undefined;
 
 /** `known`: the member whose token was checked before the body arrived. It only has to hold its seat still. */
 function runRoute(route: Route, context: RequestContext, known?: Member): Reply | Waiter {

@@ -13,10 +13,12 @@ import {
   at,
   exchange,
   invitationOf,
+  LOCAL,
   listen,
   Member,
   messageOf,
   pollOf,
+  Program,
   record,
   SECOND,
   sessionOf,
@@ -380,6 +382,11 @@ test("a Host header that is repeated, empty or malformed is bad_request", async 
   assertError(await exchange(t, server.port, bad), "bad_request");
   const missing = "GET http://a/healthz HTTP/1.1\r\n\r\n";
   assertError(await exchange(t, server.port, missing), "bad_request");
+});
+
+test("an empty Host is bad_request, even in the first request that a program gets", async (t) => {
+  const program = await Program.start(t, LOCAL);
+  assertError(await exchange(t, program.port, "GET /healthz HTTP/1.1\r\nHost:\r\n\r\n"), "bad_request");
 });
 
 test("the host of an absolute request target replaces Host in links", async (t) => {
