@@ -818,8 +818,8 @@ export class Chats {
   makeRoom(address = ""): void {
     const { maxChats = LIMITS.chats, rateLimit, now } = this.#options;
     const share = Math.max(LIMITS.chatsPerAddress, Math.floor(maxChats * LIMITS.addressShare));
-    const isOverShare = [...this.#chats.values()].filter((chat) => chat.address === address).length >= share;
-    if (rateLimit !== false && isOverShare) throw new ApiError("rate_limited", { "Retry-After": 60 });
+    const own = rateLimit === false ? [] : [...this.#chats.values()].filter((chat) => chat.address === address);
+    if (own.length >= share) throw new ApiError("rate_limited", { "Retry-After": 60 });
     if (this.#chats.size < maxChats) return;
     const idleSince = now() - LIMITS.idleMs;
     const idle = [...this.#seats].filter(({ chat, lastSeen }) => {
@@ -1290,8 +1290,7 @@ function dispatch(context: RequestContext, res: ServerResponse): Reply | Waiter 
   const { options, phase } = context.state;
   const endpoint = ENDPOINTS.find(({ pattern }) => pattern.test(context.path));
   if (!endpoint && wantsPage(context)) return pageReply(context, 404);
-  const isOff = endpoint?.path === "/metrics" && !options.metrics;
-  if (!endpoint || isOff) throw new ApiError("not_found");
+  if (!endpoint || (endpoint.path === "/metrics" && !options.metrics)) throw new ApiError("not_found");
   if (context.method === "OPTIONS") return optionsReply(endpoint.allowed);
   const method = context.method === "HEAD" ? "GET" : context.method;
   const route = endpoint.routes.find((each) => each.method === method);
