@@ -822,9 +822,8 @@ export class Chats {
     if (own.length >= share) throw new ApiError("rate_limited", { "Retry-After": 60 });
     if (this.#chats.size < maxChats) return;
     const idleSince = now() - LIMITS.idleMs;
-    const idle = [...this.#seats].filter(({ chat, lastSeen }) => {
-      return chat.members.length === 1 && chat.waiters.size === 0 && lastSeen <= idleSince;
-    });
+    const alone = [...this.#chats.values()].flatMap(({ members }) => (members.length === 1 ? members : []));
+    const idle = alone.filter(({ chat, lastSeen }) => chat.waiters.size === 0 && lastSeen <= idleSince);
     const [longest] = idle.toSorted((a, b) => a.lastSeen - b.lastSeen);
     if (!longest) throw new ApiError("server_full", { "Retry-After": 60 });
     this.end(longest.chat);

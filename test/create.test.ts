@@ -176,6 +176,20 @@ test("keys of 22 and of 64 printable characters are accepted", async (t) => {
   }
 });
 
+testInProcess("of two chats that have been idle equally long, the older one makes room", async (t) => {
+  const server = await startServer(t, { maxChats: 2 });
+  const [ana] = await server.chat("Ana");
+  const invite_token = await ana.inviteToken();
+  const eva = new Member(server, sessionOf(await server.create({ username: "Eva" })));
+  const ben = new Member(server, sessionOf(await server.join(ana.chatId, { invite_token })));
+  assert.equal((await ana.leave()).status, 204);
+  server.clock.advance(10 * MINUTE);
+  // Ben's seat is younger than Eva's, but his chat is older than hers.
+  sessionOf(await server.create({ username: "Mia" }));
+  assertError(await ben.poll(), "chat_not_found");
+  assert.equal((await eva.poll()).status, 200);
+});
+
 test("a key returns its session even after the server has become full", async (t) => {
   const server = await startServer(t, { maxChats: 1 });
   const first = sessionOf(await server.create({}, { "Idempotency-Key": KEY }));
