@@ -1,5 +1,6 @@
 /*
- * Watch Party: an ephemeral group chat that anyone can host. This file is the whole program.
+ * Watch Party: an ephemeral group chat that anyone can host. This file is the whole server; lib/addresses.ts knows this
+ * machine's addresses, and lib/terminal.ts what the program prints at its start.
  *
  *   GET    /                                 the page; for clients that do not ask for HTML, help with curl commands
  *   POST   /create                           create a chat and take its first seat
@@ -34,22 +35,21 @@
  */
 import { isUtf8 } from "node:buffer";
 import { createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
-import { createSocket } from "node:dgram";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import * as http from "node:http";
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
 import * as https from "node:https";
 import { Server as NetServer, type Socket, isIP, isIPv6 } from "node:net";
-import { networkInterfaces } from "node:os";
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import { createSecureContext } from "node:tls";
 import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { setFlagsFromString } from "node:v8";
-import { generate } from "lean-qr/nano";
 import assets from "./dist/assets.json" with { type: "json" };
+import { addressUrl, findLanAddresses, isLoopback, plainAddress, UNSPECIFIED_ADDRESS } from "./lib/addresses.ts";
+import { bannerValues, DEFAULT_PORT, waitForKey } from "./lib/terminal.ts";
 
 /* ---- Vocabulary --------------------------------------------------------------------------------------
  * Limits and their reasons, the wire types (the page imports them), and the data structures in memory.
@@ -746,24 +746,6 @@ function forwarded(context: RequestContext, name: "for" | "proto" | "host"): str
 /** A well-formed host with or without a port, safe to repeat in a link or in the help. */
 function isHost(host: string): boolean {
   return /^[a-z0-9._:[\]-]{1,255}$/i.test(host) && URL.canParse(`http://${host}`);
-}
-
-/** An address as people write it: no IPv6 form of an IPv4 address, no interface name. */
-function plainAddress(address: string): string {
-  return address.replace(/^::ffff:(?=[0-9]+\.)/i, "").replace(/%.*$/, "");
-}
-
-/** Whether a host, with or without a port, leads to this machine alone when opened in a browser. */
-function isLoopback(host: string): boolean {
-  return /^(?:localhost\.?|127(?:\.[0-9]+){3}|0\.0\.0\.0|\[?::1?\]?)(?::[0-9]+)?$/i.test(host);
-}
-
-/** What --host may be to listen on all addresses, as the server does without it. */
-const UNSPECIFIED_ADDRESS = /^(?:::|0\.0\.0\.0)$/;
-
-/** The scheme, host and port of a URL, without the port if it is the scheme's default. */
-function addressUrl(scheme: string, address: string, port: number): string {
-  return new URL(`${scheme}://${isIPv6(address) ? `[${address}]` : address}:${port}`).origin;
 }
 
 /** The address to count a request for. Of IPv6 only the /64, which one household or machine has to itself. */
@@ -1569,7 +1551,7 @@ function endUnread(socket: Socket, connection: Connection, now: number): void {
 
 /* ---- Start-up ----------------------------------------------------------------------------------------
  * `createApp` is for callers that bring a clock and a secret, such as tests. `main` is the program:
- * flags, terminal output, signals. */
+ * flags, listening, signals. */
 
 export type App = ReturnType<typeof createApp>;
 
@@ -1664,7 +1646,7 @@ export const FLAGS = {
 } as const;
 
 type FlagName = keyof typeof FLAGS;
-type Settings = ReturnType<typeof readSettings>;
+export type Settings = ReturnType<typeof readSettings>;
 
 /** @throws Error for an unknown flag, a missing value or a stray argument */
 function readFlags(args: string[]): Partial<Record<FlagName, string | boolean>> {
@@ -1733,18 +1715,6 @@ export async function main(argv: string[], env: NodeJS.ProcessEnv): Promise<void
   }
 }
 
-/** A double click on Windows opens a console that closes with the program and takes the error with it. So a failed
- * start waits for a key, a minute at most. `main` skips this if there are flags or a prompt (cmd), because that console
- * stays. */
-async function waitForKey(): Promise<void> {
-  const { platform, stdin, stderr } = process;
-  if (platform !== "win32" || !stdin.isTTY || !stderr.isTTY) return;
-  stderr.write("Press any key to close this window.\n");
-  stdin.setRawMode(true);
-  await Promise.race([once(stdin, "data"), sleep(MINUTE)]);
-  process.exit();
-}
-
 function ignore(): void {}
 
 function messageOf(error: unknown): string {
@@ -1766,7 +1736,8 @@ async function runServer(settings: Settings): Promise<void> {
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"] as const) {
     process.on(signal, () => void app.stop().then(() => process.exit(0)));
   }
-  process.stdout.write(banner(settings, await listen(app.server, settings), addresses));
+  const port = await listen(app.server, settings);
+  process.stdout.write(fillTemplate(assets.banner, bannerValues(settings, port, addresses)));
   setInterval(() => app.sweep(), 250);
   // A laptop changes its network, and new links must point to its new address. Without file descriptors the lookup
   // fails, and the last addresses stay.
@@ -1785,8 +1756,6 @@ function readCertificate({ cert, key }: { cert: string; key: string }): { cert: 
     throw new Error(`cannot use ${cert} with ${key} (${reason}); check --tls-cert and --tls-key`, { cause: error });
   }
 }
-
-const DEFAULT_PORT = 8_080;
 
 /** Listens on the port given, else on the first free one from 8080 on. Returns the port. */
 async function listen(server: http.Server, { port, host }: Settings): Promise<number> {
@@ -1811,88 +1780,5 @@ const LISTEN_FAILURES: Record<string, string> = {
   EADDRINUSE: "the port is in use; choose another, or leave --port out to use the next free one",
   EACCES: "ordinary users may not use this port; choose one above 1023",
 };
-
-/** An address of this machine, and the name of its network interface. */
-type LanAddress = { readonly address: string; readonly name: string };
-
-/** This machine's addresses on its networks, the best to share first. */
-async function findLanAddresses(): Promise<LanAddress[]> {
-  const socket = createSocket("udp4");
-  try {
-    // Connecting a UDP socket looks up the route and sends nothing. 192.0.2.1 is reserved for documentation (RFC 5737),
-    // so the default route leads there.
-    socket.connect(9, "192.0.2.1");
-    await once(socket, "connect");
-    return rankAddresses(networkInterfaces(), socket.address().address);
-  } catch {
-    return rankAddresses(networkInterfaces());
-  } finally {
-    socket.close();
-  }
-}
-
-const PRIVATE = /^(?:10\.|192\.168\.|172\.(?:1[6-9]|2[0-9]|3[01])\.)/;
-const LINK_LOCAL = /^169\.254\./;
-const VIRTUAL_INTERFACE =
-  /vEthernet|WSL|VirtualBox|VMware|^(?:vmnet|vboxnet|virbr|docker|br-|veth|utun|tun|tap|wg|zt|tailscale)/i;
-
-/** The default route's address, then private IPv4 addresses, then those of virtual interfaces. Never link-local ones. */
-export function rankAddresses(interfaces: ReturnType<typeof networkInterfaces>, defaultRoute?: string): LanAddress[] {
-  const found = Object.entries(interfaces)
-    .flatMap(([name, addresses = []]) => addresses.map((each) => ({ ...each, name })))
-    .filter(({ family, internal }) => family === "IPv4" && !internal)
-    .filter(({ address }) => (address === defaultRoute ? !LINK_LOCAL.test(address) : PRIVATE.test(address)));
-  const rank = ({ address, name }: LanAddress): number =>
-    address === defaultRoute ? 0 : 1 + Number(VIRTUAL_INTERFACE.test(name));
-  return found.toSorted((a, b) => rank(a) - rank(b));
-}
-
-/** The text printed at start, for people, phones and scripts, after docs/banner.txt. */
-function banner(settings: Settings, port: number, lan: LanAddress[]): string {
-  const places = listPlaces(settings, port, lan);
-  const first = places[0]?.url ?? "";
-  const { hostname } = new URL(first);
-  const width = Math.max(...places.map(({ url }) => url.length));
-  const { isTTY, columns } = process.stdout;
-  const bold = (text: string): string => (isTTY && !process.env["NO_COLOR"] ? `\x1b[1m${text}\x1b[0m` : text);
-  // Wi-Fi is no concern of a server on loopback alone, nor of a public one.
-  const isForPhones = !isLoopback(hostname) && (settings.url === undefined || PRIVATE.test(hostname));
-  const isMoved = settings.port === undefined && port !== DEFAULT_PORT;
-  return fillTemplate(assets.banner, {
-    version: assets.version,
-    addresses: places.map(({ url, label }) => `  ${bold(url.padEnd(width))}  ${label}\n`).join(""),
-    moved: isMoved ? `Port ${DEFAULT_PORT} is in use, so this is port ${port}.\n` : "",
-    qr: isTTY && !isLoopback(hostname) ? terminalQr(first, columns) : "",
-    hint: isForPhones ? assets.bannerHint : "",
-    first,
-  });
-}
-
-/** Every URL that opens the server, the best to share first. */
-function listPlaces(settings: Settings, port: number, lan: LanAddress[]): { url: string; label: string }[] {
-  const { url, files, host = "::" } = settings;
-  const found = UNSPECIFIED_ADDRESS.test(host)
-    ? [...lan, { address: "localhost", name: "" }]
-    : [{ address: host, name: "as given by --host" }];
-  const places = found.map(({ address, name }) => ({
-    url: addressUrl(files ? "https" : "http", address, port),
-    label: isLoopback(address) ? "this computer only" : name,
-  }));
-  return url === undefined ? places : [{ url, label: "as given by --url" }, ...places];
-}
-
-/** A QR code of half blocks, two rows of modules per line, with its quiet zone and a caption; "" if it does not fit. */
-function terminalQr(url: string, columns: number): string {
-  const code = generate(url);
-  if (columns < code.size + 8) return "";
-  const rows: string[] = [];
-  for (let y = -4; y < code.size + 4; y += 2) {
-    let row = "";
-    for (let x = -4; x < code.size + 4; x += 1) row += " ▀▄█"[(code.get(x, y) ? 0 : 1) + (code.get(x, y + 1) ? 0 : 2)];
-    // Light on dark in any terminal's colours. Without colours, assume that the terminal is dark.
-    rows.push(process.env["NO_COLOR"] ? row : `\x1b[97;40m${row}\x1b[0m`);
-  }
-  return `${rows.join("\n")}\nScan this to open ${url} on a phone.\n\n`;
-}
 
 if (import.meta.main) void main(process.argv.slice(2), process.env);

@@ -12,6 +12,7 @@ import { executablePath } from "./lib/helpers.ts";
 
 /** Files that a run against an executable leaves out. In other files, `testInProcess` marks single tests. */
 const IN_PROCESS = [
+  "addresses", // functions of lib/
   "client", // the page's functions
   "page-offline", // the page in a browser, which is the same for both
   "page",
@@ -42,7 +43,7 @@ if (isExecutable) {
   assert.ok(existsSync(file), `There is no ${file}: make it with \`npm run package\`.`);
   env["WATCH_PARTY_EXECUTABLE"] = resolve(file);
 } else if (parameters.length === 0) {
-  options.push("--experimental-test-coverage", "--test-coverage-include=server.ts");
+  options.push("--experimental-test-coverage", "--test-coverage-include=server.ts", "--test-coverage-include=lib/*.ts");
   // The tests of signals and terminals need Linux, so other systems cannot reach this coverage.
   if (process.platform === "linux") options.push("--test-coverage-lines=100", "--test-coverage-branches=95");
 }

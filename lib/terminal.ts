@@ -1,0 +1,73 @@
+/*
+ * The terminal: what the program prints at its start, and the key it waits for after a failed one. Nothing here knows
+ * about chats or requests.
+ */
+import { once } from "node:events";
+import { setTimeout as sleep } from "node:timers/promises";
+import { generate } from "lean-qr/nano";
+import assets from "../dist/assets.json" with { type: "json" };
+import type { Settings } from "../server.ts";
+import { addressUrl, isLoopback, type LanAddress, PRIVATE, UNSPECIFIED_ADDRESS } from "./addresses.ts";
+
+/** The port without --port, or the next free one if it is in use. */
+export const DEFAULT_PORT = 8_080;
+
+/** The values of docs/banner.txt, the text printed at start for people, phones and scripts. */
+export function bannerValues(settings: Settings, port: number, lan: LanAddress[]): Record<string, string> {
+  const places = listPlaces(settings, port, lan);
+  const first = places[0]?.url ?? "";
+  const { hostname } = new URL(first);
+  const width = Math.max(...places.map(({ url }) => url.length));
+  const { isTTY, columns } = process.stdout;
+  const bold = (text: string): string => (isTTY && !process.env["NO_COLOR"] ? `\x1b[1m${text}\x1b[0m` : text);
+  // Wi-Fi is no concern of a server on loopback alone, nor of a public one.
+  const isForPhones = !isLoopback(hostname) && (settings.url === undefined || PRIVATE.test(hostname));
+  const isMoved = settings.port === undefined && port !== DEFAULT_PORT;
+  return {
+    version: assets.version,
+    addresses: places.map(({ url, label }) => `  ${bold(url.padEnd(width))}  ${label}\n`).join(""),
+    moved: isMoved ? `Port ${DEFAULT_PORT} is in use, so this is port ${port}.\n` : "",
+    qr: isTTY && !isLoopback(hostname) ? terminalQr(first, columns) : "",
+    hint: isForPhones ? assets.bannerHint : "",
+    first,
+  };
+}
+
+/** Every URL that opens the server, the best to share first. */
+function listPlaces(settings: Settings, port: number, lan: LanAddress[]): { url: string; label: string }[] {
+  const { url, files, host = "::" } = settings;
+  const found = UNSPECIFIED_ADDRESS.test(host)
+    ? [...lan, { address: "localhost", name: "" }]
+    : [{ address: host, name: "as given by --host" }];
+  const places = found.map(({ address, name }) => ({
+    url: addressUrl(files ? "https" : "http", address, port),
+    label: isLoopback(address) ? "this computer only" : name,
+  }));
+  return url === undefined ? places : [{ url, label: "as given by --url" }, ...places];
+}
+
+/** A QR code of half blocks, two rows of modules per line, with its quiet zone and a caption; "" if it does not fit. */
+function terminalQr(url: string, columns: number): string {
+  const code = generate(url);
+  if (columns < code.size + 8) return "";
+  const rows: string[] = [];
+  for (let y = -4; y < code.size + 4; y += 2) {
+    let row = "";
+    for (let x = -4; x < code.size + 4; x += 1) row += " ▀▄█"[(code.get(x, y) ? 0 : 1) + (code.get(x, y + 1) ? 0 : 2)];
+    // Light on dark in any terminal's colours. Without colours, assume that the terminal is dark.
+    rows.push(process.env["NO_COLOR"] ? row : `\x1b[97;40m${row}\x1b[0m`);
+  }
+  return `${rows.join("\n")}\nScan this to open ${url} on a phone.\n\n`;
+}
+
+/** A double click on Windows opens a console that closes with the program and takes the error with it. So a failed
+ * start waits for a key, a minute at most. `main` skips this if there are flags or a prompt (cmd), because that console
+ * stays. */
+export async function waitForKey(): Promise<void> {
+  const { platform, stdin, stderr } = process;
+  if (platform !== "win32" || !stdin.isTTY || !stderr.isTTY) return;
+  stderr.write("Press any key to close this window.\n");
+  stdin.setRawMode(true);
+  await Promise.race([once(stdin, "data"), sleep(60_000)]);
+  process.exit();
+}
