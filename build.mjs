@@ -1,5 +1,6 @@
 // Builds dist/ from the source. `node build.mjs` writes what `npm start` and the tests need:
 //
+//   dist/texts.ts      the texts of locales/ for the type check, which sees only types like `string` in JSON
 //   dist/assets.json   the page (plain, gzip, brotli) and its headers, the texts of docs/, the version
 //   dist/openapi.json  the OpenAPI document as the server serves it, indented, for tests, docs/api.ts and archives
 //   dist/server.cjs    the whole program as one CommonJS file (it starts twice as fast as an ES module)
@@ -50,6 +51,7 @@ if (flags.package) await packageServer();
 else await buildAll();
 
 async function buildAll() {
+  writeBuilt("texts.ts", Buffer.from(`export const en = ${read("locales/en.json").trim()} as const;\n`));
   const assets = {
     version,
     ...(await buildPage()),
@@ -90,8 +92,10 @@ async function buildPage() {
   if (/<\/script|<!--/i.test(script)) throw new Error("The script would end its own element.");
   // Remove the markup's indentation before inserting script and style, because their bytes must match the hashes.
   // Replacements are functions, because in a replacement string "$&" and similar patterns have a meaning.
+  const texts = JSON.parse(read("locales/en.json"));
   const page = read("index.html")
     .replace(/^\s+/gm, "")
+    .replace(/\{([a-z]+\.\w+)\}/g, (_, key) => escapeHtml(texts[key]))
     .replace(/<style>[^]*?<\/style>/, () => `<style>${style}</style>`)
     .replace(/<script[^>]*><\/script>/, () => `<script type="module">${script}</script>`);
   const bytes = Buffer.from(page);
@@ -123,6 +127,10 @@ async function buildPage() {
       Vary: "Accept, Authorization, Accept-Encoding",
     },
   };
+}
+
+function escapeHtml(text) {
+  return text.replace(/[&<>"]/g, (character) => `&#${character.charCodeAt(0)};`);
 }
 
 /**

@@ -18,6 +18,7 @@
  *  5. The log shows at most 30 messages and never skips one without saying so.
  */
 import { generate } from "lean-qr/nano";
+import { en } from "./dist/texts.ts";
 import type {
   ErrorCode,
   ErrorReply,
@@ -581,151 +582,17 @@ function renewOutgoing(chat: ChatState, key: string, newKey: string, now: number
 }
 
 // ---------------------------------------------------------------------------------------------------------
-// Texts. Every word that a person can read is in this one table; index.html refers to its keys with `data-text`,
-// `data-label` and `data-placeholder`. The table only describes: no code decides anything by comparing a text.
-// Values are flat so that the table can become one JSON file per language. A value with plural forms is an object
-// whose keys are the categories of `Intl.PluralRules`, chosen by the placeholder {count}.
+// Texts. Every word that a person can read is in `locales/`, one file per language, and the build puts one language into
+// each page. index.html refers to the keys with `data-text`, `data-label` and `data-placeholder`. The texts only
+// describe: no code decides anything by comparing one. A text with plural forms is an object whose keys are the
+// categories of `Intl.PluralRules`, chosen by the placeholder {count}.
 
-export const TEXT = {
-  "app.name": "Watch Party",
-  "tab.named": "{name} · Watch Party",
-  "tab.unread": "({count}) {title}",
-  "tab.join": "Join",
-  "tab.ended": "Ended",
-
-  "action.cancel": "Cancel",
-  "action.close": "Close",
-  "action.copy": "Copy",
-
-  "home.text": "A chat for up to six people. Nothing is saved; when it ends, it's gone.",
-  "home.start": "Start a chat",
-  "home.chats": "Your chats",
-  "join.title": "Join the chat",
-  "join.loading": "Checking who is here…",
-  "join.members": { one: "{names} is in this chat.", other: "{names} are in this chat." },
-  "join.room": { one: "There is room for one more.", other: "There is room for {count} more." },
-  "join.submit": "Join",
-  "name.label": "Your name",
-  "name.missing": "Please enter a name, so the others know who is writing.",
-  "name.long": "Please shorten the name to {max} characters.",
-  "name.taken":
-    "The name {name} is already taken. Is that you, in another browser? Ask {person} to remove the old seat.",
-  "name.takenBy": "the person who started the chat",
-
-  "notice.noPage": "There is nothing at this address.",
-  "notice.needsInvite": "You're not in this chat. Ask someone in the chat for the link.",
-  "notice.left": "You left the chat.",
-  "notice.ended": "You ended the chat.",
-  "invite.chatFull":
-    "That chat is full: six people are in it. Is one of them you, in another browser? Ask the person who started it to remove the old seat.",
-  "invite.chatEnded": "That chat has ended.",
-  "invite.replaced": "That link has been replaced. Ask the sender for the new one.",
-  "invite.expired": "That invitation has expired. Ask the sender for a new one.",
-  "invite.invalid":
-    "That link doesn't work. Part of it may be missing, or the host was restarted. Ask the sender for a new one.",
-
-  "ended.removed": "You are no longer in this chat.",
-  "ended.chat": "This chat has ended.",
-  "ended.time": "Time's up: six hours are over.",
-  "ended.restarted": "The host was restarted, so this chat is gone.",
-  "ended.text": "Nothing was saved.",
-  "ended.unsent": "Your unsent text",
-  "ended.home": "Back to the start",
-
-  "error.unreachable": "The host can't be reached. Are you on the same Wi-Fi?",
-  "error.internal": "Something went wrong on the host. Please try again.",
-  "error.rateLimited": "That was too fast. Please wait a moment and try again.",
-  "error.serverFull": "This host has no room for another chat right now. Please try again in a minute.",
-  "error.stopping": "The host is shutting down.",
-  "error.name": "This name can't be used. Please choose another one.",
-  "error.message": "This message can't be sent. Please change it and try again.",
-  "error.creatorOnly": "Only the person who started the chat can do this.",
-
-  "chat.new": "New chat, {time}",
-  "chat.home": "Home, all your chats",
-  "chat.people": "People: {count} of {max} here",
-  "chat.empty": "No messages yet. Say hello!",
-  "chat.offline": "Connection lost. Trying again…",
-  "chat.unsaved": "This browser saves nothing (private window?). If you close this tab, you lose your seat.",
-  "chat.closing": "This chat closes for you in {time}.",
-  "chat.continue": "Continue in a new chat",
-  "chat.continueHere": "Let's continue here: {link}",
-  "log.label": "Messages",
-  "log.gap": "Older messages are gone",
-  "log.joined": "{name} joined",
-  "log.left": "{name} left",
-  "log.below": { one: "{count} new message ↓", other: "{count} new messages ↓" },
-
-  "message.label": "Message",
-  "message.send": "Send",
-  "message.you": "You",
-  "message.sending": "Sending…",
-  "message.failed": "Not sent.",
-  "message.stale": "This may already have been sent.",
-  "message.retry": "Retry",
-  "message.resend": "Send again?",
-  "message.delete": "Delete",
-  "message.charactersLeft": { one: "{count} left", other: "{count} left" },
-  "message.charactersOver": { one: "{count} too many", other: "{count} too many" },
-  "message.bytesOver": { one: "{count} byte too many", other: "{count} bytes too many" },
-
-  "invite.open": "Invite",
-  "invite.title": "Invite people",
-  "invite.seatsFree": {
-    one: "Let one more person scan this, or send them the link.",
-    other: "Let up to {count} people scan this, or send them the link.",
-  },
-  "invite.seatsFull": "All seats are taken. The link works again once one is free.",
-  "invite.count": "{count} of {max} in the chat",
-  "invite.link": "Invitation link",
-  "invite.replace": "Make a new link",
-  "invite.replacedNow": "This is a new link. The old one no longer works.",
-  "invite.askCreator": "To invite someone, ask {name} for the link.",
-  "invite.creatorLeft": "The person who started this chat has left, so no one can invite people now.",
-  "invite.code": "Show the QR code full screen",
-  "invite.codeTitle": "QR code of the invitation",
-  "copy.done": "Copied",
-  "copy.touch": "Hold the link to copy",
-  "copy.keys": "Press {keys}",
-
-  "people.title": "People",
-  "people.sound": "Sound for new messages",
-  "people.you": "{name} (you)",
-  "people.online": "online",
-  "people.away": "away",
-  "people.creator": "started this chat",
-  "people.remove": "Remove",
-  "people.removeNamed": "Remove {name}",
-  "people.leave": "Leave",
-  "people.end": "End chat",
-
-  "leave.title": "Leave this chat?",
-  "leave.text": "Your messages stay. To come back you need an invitation.",
-  "leave.creator": "No one can invite people after you leave.",
-  "end.title": "End this chat?",
-  "end.text": "The chat closes for everybody now, and its messages are gone.",
-  "remove.title": "Remove {name}?",
-  "remove.text": "Their seat becomes free and their messages stay. With the old link they could come back.",
-  "remove.revoke": "Also turn off the old invitation link",
-
-  "api.title": "Use the API",
-  "api.text": "Commands for this chat, ready to paste.",
-  "api.reference": "Full reference (openapi.json)",
-  "api.read": "Read",
-  "api.write": "Write as you. A bot should join and use its own seat.",
-  "api.join": "Join with a new seat and get its token",
-  "api.hello": "Hello from a terminal",
-  "api.show": "Show the token",
-  "api.hide": "Hide the token",
-
-  "time.left": "{time} left",
-  "time.moment": "less than a minute",
-  "time.minutes": "{minutes} min",
-  "time.hours": "{hours} h {minutes} min",
-} as const satisfies Readonly<Record<string, string | Plural>>;
+/** English in Node; in the page, its own language. */
+const TEXT: Texts = en;
+type Texts = typeof en;
 
 type Plural = Readonly<Partial<Record<Intl.LDMLPluralRule, string>> & { other: string }>;
-export type TextKey = keyof typeof TEXT;
+export type TextKey = keyof Texts;
 
 /** The names of the placeholders in a text, taken from the text itself: "Ask {name}" gives "name". */
 type Names<T extends string> = T extends `${string}{${infer Name}}${infer Rest}` ? Name | Names<Rest> : never;
@@ -733,10 +600,10 @@ type Names<T extends string> = T extends `${string}{${infer Name}}${infer Rest}`
 type Placeholder<T extends string | Plural> = T extends string ? Names<T> : T extends Plural ? PluralNames<T> : never;
 type PluralNames<T extends Plural> = "count" | Names<T["other"]>;
 
-type Values<K extends TextKey> = Readonly<Record<Placeholder<(typeof TEXT)[K]>, string | number>>;
+type Values<K extends TextKey> = Readonly<Record<Placeholder<Texts[K]>, string | number>>;
 
 /** The keys of texts without placeholders. */
-type PlainKey = { [K in TextKey]: [Placeholder<(typeof TEXT)[K]>] extends [never] ? K : never }[TextKey];
+type PlainKey = { [K in TextKey]: [Placeholder<Texts[K]>] extends [never] ? K : never }[TextKey];
 
 /** British, which writes no comma before the "and" of "Ana, Jonas and Mia". */
 const LANGUAGE = "en-GB";
@@ -752,6 +619,11 @@ export function getText(key: TextKey, values: Readonly<Record<string, string | n
   // One pass, and a function as the replacement: a name such as "{time}" or "$&" must stay as it is.
   const template = getTemplate(key, Number(values["count"]));
   return template.replace(/\{(\w+)\}/g, (_, name: string) => String(values[name]));
+}
+
+/** One sentence after another; the second may be empty. Japanese and Chinese have no space between them. */
+function joinSentences(first: string, second: string): string {
+  return second ? getText("app.sentences", { first, second }) : first;
 }
 
 /** Returns a text with its placeholders still in it, in the plural form for `count`. */
@@ -1050,7 +922,8 @@ export function commandRows(url: string, token: string, inviteToken: string, isW
   const curl = isWindows ? "curl.exe" : "curl";
   const seat = `-H "Authorization: Bearer ${token}"`;
   const invite = `-H "Authorization: Bearer ${inviteToken}"`;
-  const hello = `-H "Content-Type: text/plain" -d "${getText("api.hello")}"`;
+  // Like everything in a terminal, in English. Windows would also garble other letters.
+  const hello = `-H "Content-Type: text/plain" -d "Hello from a terminal"`;
   return [
     { key: "read", label: getText("api.read"), command: `${curl} ${seat} "${url}?since=0"` },
     { key: "write", label: getText("api.write"), command: `${curl} ${seat} ${hello} "${url}"` },
@@ -1656,8 +1529,9 @@ async function joinChat({ chatId, token, preview }: JoinState, username: string)
 /** The likeliest reason for a taken name is the person's own seat in another browser, so say how to get it back. */
 function describeTakenName(username: string, preview: InvitePreview | undefined): string {
   const creator = preview?.members[0];
-  const person = creator && creator !== username ? isolateName(creator) : getText("name.takenBy");
-  return getText("name.taken", { name: isolateName(username), person });
+  const name = isolateName(username);
+  if (!creator || creator === username) return getText("name.takenUnknown", { name });
+  return getText("name.taken", { name, person: isolateName(creator) });
 }
 
 /**
@@ -1839,7 +1713,7 @@ async function copyField(field: TextField): Promise<string> {
   field.focus();
   field.select();
   if (isTouch()) return getText("copy.touch");
-  return getText("copy.keys", { keys: navigator.userAgent.includes("Mac") ? "⌘C" : "Ctrl+C" });
+  return getText(navigator.userAgent.includes("Mac") ? "copy.pressMac" : "copy.press");
 }
 
 /** Only https and localhost have `navigator.clipboard`. Elsewhere, the deprecated way still works. */
@@ -2032,7 +1906,7 @@ function describePreview(preview: InvitePreview | undefined): string {
   if (!preview) return getText("join.loading");
   const { members, seats_left } = preview;
   const names = getText("join.members", { names: listNames(members), count: members.length });
-  return `${names} ${getText("join.room", { count: seats_left })}`;
+  return joinSentences(names, getText("join.room", { count: seats_left }));
 }
 
 interface ChatRow {
@@ -2109,7 +1983,7 @@ function renderEnding(chat: ChatState): void {
   const left = chat.expiresAt - serverNow();
   const countdown = getText("chat.closing", { time: formatDuration(left) });
   ui.ending.hidden = !chat.isLoaded || left > COUNTDOWN_MS;
-  setText(ui.endingText, chat.continueError ? `${countdown} ${chat.continueError}` : countdown);
+  setText(ui.endingText, joinSentences(countdown, chat.continueError));
   ui.continueChat.hidden = !isCreator(chat);
 }
 
@@ -2207,7 +2081,7 @@ function isNearEnd(): boolean {
 }
 
 function describeEmptyLog(chat: ChatState): string {
-  return `${getText("chat.empty")} ${describeInviter(chat)}`;
+  return joinSentences(getText("chat.empty"), describeInviter(chat));
 }
 
 /** Tells a guest whom to ask for an invitation; empty for the creator. */
@@ -2309,14 +2183,18 @@ function renderPeople(chat: ChatState): void {
 }
 
 function personRow(chat: ChatState, member: MemberView): PersonRow {
-  const presence = getText(member.online ? "people.online" : "people.away");
   return {
     ...memberSeat(chat, member),
     name: member.username,
     isYou: member.you,
-    note: member.creator ? `${presence} · ${getText("people.creator")}` : presence,
+    note: describePresence(member),
     isRemovable: isCreator(chat) && !member.you,
   };
+}
+
+function describePresence({ online, creator }: MemberView): string {
+  if (creator) return getText(online ? "people.onlineCreator" : "people.awayCreator");
+  return getText(online ? "people.online" : "people.away");
 }
 
 function drawPerson(row: PersonRow): HTMLElement {
@@ -2346,9 +2224,8 @@ function renderQuestion(question: Question | undefined, chat: ChatState): void {
 function describeQuestion(question: Question, chat: ChatState): { title: string; text: string; action: string } {
   switch (question.kind) {
     case "leave": {
-      const text = getText("leave.text");
-      const warning = isCreator(chat) ? ` ${getText("leave.creator")}` : "";
-      return { title: getText("leave.title"), text: text + warning, action: getText("people.leave") };
+      const text = joinSentences(getText("leave.text"), isCreator(chat) ? getText("leave.creator") : "");
+      return { title: getText("leave.title"), text, action: getText("people.leave") };
     }
     case "end":
       return { title: getText("end.title"), text: getText("end.text"), action: getText("people.end") };

@@ -10,7 +10,7 @@ const build = () => spawnSync(process.execPath, [path("build.mjs")], { stdio: "i
 
 build();
 let timer;
-for (const folder of ["", "docs", "lib"]) {
+for (const folder of ["", "docs", "lib", "locales"]) {
   // Saving a file causes several events in a row, so wait until they are over.
   watch(path(folder), () => {
     clearTimeout(timer);

@@ -32,9 +32,9 @@ import {
   splitLinks,
   type State,
   type StateEvent,
-  TEXT,
   update,
 } from "../client.ts";
+import { en as TEXT } from "../dist/texts.ts";
 import { LIMITS, type MemberView, type MessageView, type PollReply } from "../server.ts";
 
 const NOON = Date.UTC(2026, 10, 22, 12);
@@ -443,28 +443,46 @@ test("the page's limits equal the server's", () => {
 const script = readFileSync(new URL("../client.ts", import.meta.url), "utf8");
 const html = readFileSync(new URL("../index.html", import.meta.url), "utf8");
 const style = /<style>([^]*)<\/style>/.exec(html)?.[1] ?? "";
-/** The markup without the parts that a browser with JavaScript does not display. */
-const markup = html.replace(/<style>[^]*<\/style>|<title>.*<\/title>|<noscript>.*<\/noscript>/g, "");
+const markup = html.replace(style, "");
+/** The keys that the build replaces by texts, because they are needed without the script. */
+const BUILT_KEY = /\{(\w+\.\w+)\}/g;
 
 function attributeValues(names: string): string[] {
   return Array.from(markup.matchAll(new RegExp(` (?:${names})="([^"]*)"`, "g")), ([, value = ""]) => value);
 }
 
+function usedKeys(): string[] {
+  const built = Array.from(markup.matchAll(BUILT_KEY), ([, key = ""]) => key);
+  return [...attributeValues("data-text|data-label|data-placeholder"), ...built];
+}
+
 test("index.html has no visible text, so every word can be translated", () => {
-  assert.equal(markup.replace(/<[^>]*>/g, "").trim(), "");
+  assert.equal(
+    markup
+      .replace(BUILT_KEY, "")
+      .replace(/<[^>]*>/g, "")
+      .trim(),
+    "",
+  );
   assert.deepEqual(attributeValues("aria-label|aria-description|placeholder|title|alt|value").filter(Boolean), []);
   const generated = Array.from(style.matchAll(/content: *"([^"]*)"/g), ([, text]) => text);
   assert.deepEqual(generated, ["×"]);
 });
 
 test("index.html refers only to existing texts, and every text is used", () => {
-  const keys = attributeValues("data-text|data-label|data-placeholder");
+  const keys = usedKeys();
   assert.ok(keys.length > 20);
   for (const key of keys) assert.ok(Object.hasOwn(TEXT, key), `index.html refers to ${key}`);
   for (const key of Object.keys(TEXT)) {
     const isUsed = keys.includes(key) || new RegExp(`"${key.replace(".", "\\.")}"(?!:)`).test(script);
     assert.ok(isUsed, `${key} is used nowhere`);
   }
+});
+
+test("locales/README.md explains every text to translators, in the same order", () => {
+  const notes = readFileSync(new URL("../locales/README.md", import.meta.url), "utf8");
+  const keys = Array.from(notes.matchAll(/^\| `(\w+\.\w+)` \| \S/gm), ([, key]) => key);
+  assert.deepEqual(keys, Object.keys(TEXT));
 });
 
 test("texts and hues agree with the number of seats and hours", () => {
@@ -478,7 +496,7 @@ test("texts and hues agree with the number of seats and hours", () => {
 });
 
 test("index.html refers only to texts without plural forms or placeholders", () => {
-  for (const key of attributeValues("data-text|data-label|data-placeholder")) {
+  for (const key of usedKeys()) {
     const text: unknown = Object.entries(TEXT).find(([name]) => name === key)?.[1];
     assert.ok(typeof text === "string" && !text.includes("{"), key);
   }

@@ -13,7 +13,7 @@ import { missingLibraries, packagesOf } from "./lib/browser.ts";
 import { type ProcessResult, LOCAL, plainEnvironment, SECOND, temporaryFolder, until } from "./lib/helpers.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
-const SOURCE = ["server.ts", "client.ts", "index.html", "build.mjs", "package.json", "lib", "docs"];
+const SOURCE = ["server.ts", "client.ts", "index.html", "build.mjs", "package.json", "lib", "docs", "locales"];
 
 /** Copies the files that `npm run build` reads. */
 function copySource(t: TestContext): string {
@@ -72,7 +72,7 @@ test("a build that cannot write its output fails with one line", async (t) => {
   writeFileSync(join(folder, "dist"), "");
   const { code, stdout, stderr } = await new Script(t, folder, "build.mjs").ended;
   assert.deepEqual([code, stdout], [1, ""]);
-  assert.match(stderr, /^dist\/assets\.json is missing or older than the source, and cannot be written \(\w+\)\.\n$/);
+  assert.match(stderr, /^dist\/texts\.ts is missing or older than the source, and cannot be written \(\w+\)\.\n$/);
 });
 
 const noSignals = process.platform === "win32" && "Windows has no signals to send";

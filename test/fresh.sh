@@ -86,7 +86,7 @@ if "${read_only[@]}" >"$log" 2>&1; then
   echo "It started although it was not built." >&2
   exit 1
 fi
-if ! grep -q '^dist/assets.json is missing .* cannot be written (EROFS)\.$' "$log" || grep -q '^ *at ' "$log"; then
+if ! grep -q '^dist/texts.ts is missing .* cannot be written (EROFS)\.$' "$log" || grep -q '^ *at ' "$log"; then
   cat "$log" >&2
   exit 1
 fi
