@@ -7,7 +7,14 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { generate } from "lean-qr/nano";
 import assets from "../dist/assets.json" with { type: "json" };
 import type { Settings } from "../server.ts";
-import { addressUrl, isLoopback, type LanAddress, PRIVATE, UNSPECIFIED_ADDRESS } from "./addresses.ts";
+import {
+  addressUrl,
+  isLoopback,
+  type LanAddress,
+  listeningAddresses,
+  PRIVATE,
+  UNSPECIFIED_ADDRESS,
+} from "./addresses.ts";
 
 /** The port without --port, or the next free one if it is in use. */
 export const DEFAULT_PORT = 8_080;
@@ -37,7 +44,7 @@ export function bannerValues(settings: Settings, port: number, lan: LanAddress[]
 function listPlaces(settings: Settings, port: number, lan: LanAddress[]): { url: string; label: string }[] {
   const { url, files, host = "::" } = settings;
   const found = UNSPECIFIED_ADDRESS.test(host)
-    ? [...lan, { address: "localhost", name: "" }]
+    ? [...listeningAddresses(lan, host), { address: "localhost", name: "" }]
     : [{ address: host, name: "as given by --host" }];
   const places = found.map(({ address, name }) => ({
     url: addressUrl(files ? "https" : "http", address, port),

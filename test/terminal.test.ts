@@ -8,6 +8,7 @@ import {
   COMMAND,
   type ProcessResult,
   LOCAL,
+  modulesOf,
   plainEnvironment,
   Program,
   SERVER,
@@ -39,17 +40,6 @@ async function runAndPressKey(
   await until(() => pattern.test(stdout) || child.exitCode !== null, `${pattern} on the terminal`);
   child.stdin.write(key);
   return { code: await ended, signal: null, stdout, stderr: "" };
-}
-
-/** Reads a QR code of half blocks back into rows of dark (true) and light modules. */
-function modulesOf(stdout: string): boolean[][] {
-  return stripVTControlCharacters(stdout)
-    .split(/\r?\n/)
-    .filter((line) => /[\u2580-\u259F]{4}/.test(line))
-    .flatMap((line) => {
-      const cells = Array.from(line);
-      return [cells.map((cell) => !"\u2580\u2588".includes(cell)), cells.map((cell) => !"\u2584\u2588".includes(cell))];
-    });
 }
 
 const URL_FLAGS = [...LOCAL, "--url", "http://192.168.1.42:8080"];

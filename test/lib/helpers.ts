@@ -14,6 +14,7 @@ import { join } from "node:path";
 import type { Readable } from "node:stream";
 import { test, type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
+import { stripVTControlCharacters } from "node:util";
 import assets from "../../dist/assets.json" with { type: "json" };
 import { assertDocumented, findFault, pointerTo } from "./openapi.ts";
 import {
@@ -673,6 +674,17 @@ export function executablePath(): string {
   const suffix = process.platform === "win32" ? ".exe" : "";
   const name = `watch-party-${assets.version}-${system}-${process.arch}${suffix}`;
   return fileURLToPath(new URL(`../../dist/${name}`, import.meta.url));
+}
+
+/** Reads a QR code of half blocks back into rows of dark (true) and light modules. */
+export function modulesOf(stdout: string): boolean[][] {
+  return stripVTControlCharacters(stdout)
+    .split(/\r?\n/)
+    .filter((line) => /[\u2580-\u259F]{4}/.test(line))
+    .flatMap((line) => {
+      const cells = Array.from(line);
+      return [cells.map((cell) => !"\u2580\u2588".includes(cell)), cells.map((cell) => !"\u2584\u2588".includes(cell))];
+    });
 }
 
 /** This process's environment without the variables that set the program's flags or colours. */
