@@ -717,7 +717,10 @@ export interface MessageRow {
 /** Returns the rows of the log: at most 30 messages, unsent ones included. `now` is in ms since 1970. */
 export function logRows(chat: ChatState, now: number): Row[] {
   const confirmed = chat.messages.map((message) => messageRow(chat, message));
-  const unconfirmed = chat.outbox.map((outgoing) => outgoingRow(chat, outgoing, now));
+  // Messages that wait for the person stay at the end: otherwise each message sent after them would jump over them.
+  const isStuck = (outgoing: Outgoing) => Number(outgoing.why !== "" || isStale(outgoing, now));
+  const outbox = chat.outbox.toSorted((a, b) => isStuck(a) - isStuck(b));
+  const unconfirmed = outbox.map((outgoing) => outgoingRow(chat, outgoing, now));
   const rows: Row[] = [];
   let lines = chat.lines;
   for (const message of [...confirmed, ...unconfirmed].slice(-KEPT_MESSAGES)) {
@@ -756,7 +759,9 @@ function messageRow(chat: ChatState, message: LogMessage): MessageRow {
 
 function outgoingRow(chat: ChatState, outgoing: Outgoing, now: number): MessageRow {
   const { member_id, username } = chat.session;
-  const { key, text } = outgoing;
+  const { key } = outgoing;
+  // Cleaned already, so that the row does not change when the message is confirmed.
+  const text = cleanText(outgoing.text);
   const sent_at = new Date(outgoing.at).toISOString();
   const row = messageRow(chat, { id: Infinity, member_id, username, text, sent_at, key });
   if (outgoing.state === "waiting") return { ...row, status: "sending" };
@@ -2252,7 +2257,7 @@ function renderApiPanel(chat: ChatState): void {
 }
 
 function drawCommand({ label, command }: CommandRow): HTMLElement {
-  const field = make("textarea", { readOnly: true, value: command, ariaLabel: label, spellcheck: false });
+  const field = make("textarea", { readOnly: true, ariaLabel: label, spellcheck: false }, command);
   return make("div", { className: "command" }, label, makeButton("copyCommand", getText("action.copy")), field);
 }
 
@@ -2275,8 +2280,9 @@ function clearChat(): void {
 const drawnItems = new WeakMap<Element, string>();
 
 /**
- * Makes the children of `list` match `items`. It draws only items that are new or changed, so that focus, selection
- * and a screen reader's position survive. New items get the class `newClass`, if there is one.
+ * Makes the children of `list` match `items`. It draws only items that are new or changed, and changes the element of
+ * a known item in place: focus, selection and a screen reader's position survive, and a live region announces each
+ * item once. New items get the class `newClass`, if there is one.
  */
 function reconcile<T extends { key: string }>(
   list: HTMLElement,
@@ -2289,16 +2295,34 @@ function reconcile<T extends { key: string }>(
     const json = JSON.stringify(item);
     const before = old.get(item.key);
     if (before && drawnItems.get(before) === json) return before;
-    const element = draw(item);
-    element.dataset["key"] = item.key;
-    drawnItems.set(element, json);
-    if (newClass && !before) element.classList.add(newClass);
-    return element;
+    const drawn = draw(item);
+    drawn.dataset["key"] = item.key;
+    if (before) patchElement(before, drawn);
+    else if (newClass) drawn.classList.add(newClass);
+    drawnItems.set(before ?? drawn, json);
+    return before ?? drawn;
   });
   replaceChildren(list, old.values(), wanted);
 }
 
-/** Moves as little as possible: an element that is moved loses its focus and restarts its animation. */
+/** Makes an element equal to `wanted`, and leaves alone what is equal already. */
+function patchElement(element: Element, wanted: Element): void {
+  for (const { name } of [...element.attributes]) if (!wanted.hasAttribute(name)) element.removeAttribute(name);
+  for (const { name, value } of wanted.attributes)
+    if (element.getAttribute(name) !== value) element.setAttribute(name, value);
+  const old = [...element.childNodes];
+  const nodes = [...wanted.childNodes];
+  for (const extra of old.slice(nodes.length)) extra.remove();
+  nodes.forEach((node, index) => {
+    const before = old[index];
+    if (!before) element.append(node);
+    else if (before.nodeName !== node.nodeName) before.replaceWith(node);
+    else if (before instanceof Element && node instanceof Element) patchElement(before, node);
+    else if (before.nodeValue !== node.nodeValue) before.nodeValue = node.nodeValue;
+  });
+}
+
+/** Moves as little as possible: an element that is moved loses its focus, and a live region announces it again. */
 function replaceChildren(list: HTMLElement, old: Iterable<HTMLElement>, wanted: readonly HTMLElement[]): void {
   const kept = new Set(wanted);
   for (const child of old) if (!kept.has(child)) child.remove();

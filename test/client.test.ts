@@ -247,8 +247,8 @@ test("a refused message does not block the others and can be deleted", () => {
     { type: "queued", outgoing: makeOutgoing("b") },
     { type: "send failed", key: "a", why: "Too odd." },
   );
-  assert.deepEqual(describeRows(state), ["a (failed)", "b (sending)"]);
-  assert.equal(messageRows(state)[0]?.why, "Too odd.");
+  assert.deepEqual(describeRows(state), ["b (sending)", "a (failed)"]);
+  assert.equal(messageRows(state)[1]?.why, "Too odd.");
   const without = update(state, { type: "discarded", key: "a" });
   assert.deepEqual(without.screen === "chat" && describeRows(without), ["b (sending)"]);
 });

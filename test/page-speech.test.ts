@@ -1,0 +1,96 @@
+// What a screen reader says about the page in Chromium: what enters the log and the live regions, and when. A screen
+// reader announces what is inserted into a live region, so these tests watch insertions with a MutationObserver.
+
+import assert from "node:assert/strict";
+import { after as afterAll, before as beforeAll, test } from "node:test";
+import type { Browser, Page } from "playwright-core";
+import { launchBrowser } from "./lib/browser.ts";
+import { postByApi, sendMessage, startChatWithJonas, waitForMessages } from "./lib/people.ts";
+
+let browser: Browser;
+beforeAll(async () => {
+  browser = await launchBrowser();
+});
+afterAll(() => browser.close());
+
+/** Records the text of everything that enters the log from now on: `readInsertions` returns it. */
+function watchLog(page: Page): Promise<void> {
+  return page.evaluate(() => {
+    const log = document.querySelector("#log") ?? document.body;
+    const insertions: string[] = [];
+    Object.assign(window, { insertions });
+    new MutationObserver((records) => {
+      for (const node of records.flatMap((record) => [...record.addedNodes])) insertions.push(node.textContent ?? "");
+    }).observe(log, { childList: true, characterData: true, subtree: true });
+  });
+}
+
+/** Returns what has entered the log, without the times. */
+async function readInsertions(page: Page): Promise<string[]> {
+  const insertions = await page.evaluate(() => ("insertions" in window ? window.insertions : undefined));
+  assert.ok(Array.isArray(insertions));
+  return insertions.map((text) => String(text).replace(/ \d\d:\d\d/, ": "));
+}
+
+test("each message enters a full log once, and no other message does", async (t) => {
+  const { site, page, jonas } = await startChatWithJonas(t, browser);
+  await page.getByRole("button", { name: "Close" }).click();
+  const texts = Array.from({ length: 30 }, (_, index) => `number ${index}`);
+  for (const text of texts) await postByApi(site, jonas, text);
+  await waitForMessages(page, ...texts);
+  await watchLog(page);
+  const expected: string[] = [];
+  for (let index = 0; index < 3; index++) {
+    await postByApi(site, jonas, `from Jonas ${index}`);
+    await page.getByText(`from Jonas ${index}`).waitFor();
+    await sendMessage(page, `  from Ana ${index}\n`);
+    texts.push(`from Jonas ${index}`, `from Ana ${index}`);
+    await waitForMessages(page, ...texts.slice(-30));
+    expected.push(`Jonas: from Jonas ${index}`, `You: from Ana ${index}`);
+  }
+  assert.deepEqual(await readInsertions(page), expected);
+  assert.ok(
+    await page
+      .locator(".message")
+      .first()
+      .evaluate((row) => row.classList.contains("first")),
+  );
+});
+
+test("a message that could not be sent is inserted once, and stays at the end when another one is sent", async (t) => {
+  const { page } = await startChatWithJonas(t, browser);
+  await page.getByRole("button", { name: "Close" }).click();
+  await watchLog(page);
+  await page.route("**/*", (route) => {
+    const isRefused = route.request().postData()?.includes("refuse me");
+    const json = { error: "invalid_text", message: "No." };
+    return isRefused ? route.fulfill({ status: 400, json }) : route.continue();
+  });
+  await sendMessage(page, "refuse me");
+  await page.getByText("can't be sent").waitFor();
+  await sendMessage(page, "fine");
+  await waitForMessages(page, "fine", "refuse me");
+  assert.deepEqual(await readInsertions(page), [
+    "You: refuse me",
+    "This message can't be sent. Please change it and try again.RetryDelete",
+    "You: fine",
+  ]);
+});
+
+test("focus and selection inside a message survive when the message before it leaves a full log", async (t) => {
+  const { site, page, jonas } = await startChatWithJonas(t, browser);
+  await page.getByRole("button", { name: "Close" }).click();
+  const texts = ["one", "two https://example.org/ and more", ...Array.from({ length: 28 }, (_, index) => `${index}`)];
+  for (const text of texts) await postByApi(site, jonas, text);
+  await waitForMessages(page, ...texts);
+  await page.locator(".bubble a").evaluate((link) => {
+    link.focus();
+    getSelection()?.selectAllChildren(link.parentElement ?? link);
+  });
+  await postByApi(site, jonas, "the 31st");
+  await page.getByText("the 31st").waitFor();
+  assert.equal(await page.getByText("one", { exact: true }).count(), 0);
+  const [focus, selection] = await page.evaluate(() => [document.activeElement?.tagName, String(getSelection())]);
+  assert.equal(focus, "A");
+  assert.equal(selection, texts[1]);
+});
