@@ -1,5 +1,5 @@
-// What a screen reader says about the page in Chromium: what enters the log and the live regions, and when. A screen
-// reader announces what is inserted into a live region, so these tests watch insertions with a MutationObserver.
+// How the page sounds in Chromium: the insertions into the log and the live regions, and the focus. A screen reader
+// announces what is inserted into a live region, so these tests watch insertions with a MutationObserver.
 
 import assert from "node:assert/strict";
 import { after as afterAll, before as beforeAll, test } from "node:test";
