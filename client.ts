@@ -2307,7 +2307,7 @@ function reconcile<T extends { key: string }>(
 
 /** Makes an element equal to `wanted`, and leaves alone what is equal already. */
 function patchElement(element: Element, wanted: Element): void {
-  for (const { name } of [...element.attributes]) if (!wanted.hasAttribute(name)) element.removeAttribute(name);
+  for (const name of element.getAttributeNames()) if (!wanted.hasAttribute(name)) element.removeAttribute(name);
   for (const { name, value } of wanted.attributes)
     if (element.getAttribute(name) !== value) element.setAttribute(name, value);
   const old = [...element.childNodes];
