@@ -82,6 +82,8 @@ export interface SavedChat {
   title: string;
   /** True while the invitation is shown in the middle of a new chat. */
   isInviting: boolean;
+  /** Why the session ended. The chat is then kept until the person has dealt with its unsent text, the draft. */
+  end?: EndCode;
 }
 
 /** A message from this tab that the server has not confirmed. `at` is in ms since 1970, by this device's clock. */
@@ -123,7 +125,7 @@ export interface HomeState {
   screen: "home";
   /** A sentence above the card: why the page came here, or why a request failed. */
   notice: string;
-  /** The chats in which this browser has a seat. The server may have ended some of them already. */
+  /** The chats in which this browser has a seat or unsent text. The server may have ended some of them already. */
   chats: readonly SavedChat[];
   /** The error shown at the name field; empty if there is none. */
   fieldError: string;
@@ -185,8 +187,9 @@ export interface ChatState {
 
 export interface EndedState {
   screen: "ended";
+  chatId: string;
   /** Why the chat ended for this person. */
-  sentence: string;
+  reason: EndCode;
   /** Text that was typed but never sent, so that it can be copied elsewhere. */
   unsent: string;
 }
@@ -202,12 +205,12 @@ export type NavigationEvent =
   | { type: "home opened"; notice: string; chats: readonly SavedChat[] }
   | { type: "invite opened"; chatId: string; token: string }
   | { type: "chat opened"; saved: SavedChat; outbox: readonly Outgoing[]; now: number }
-  | { type: "chat ended"; sentence: string; unsent: string };
+  | { type: "chat ended"; chatId: string; reason: EndCode; unsent: string };
 
 /** Events on the join screen, with an invitation or without one. */
 export type JoinEvent =
   // The server no longer knows a chat of the list.
-  | { type: "chat forgotten"; chatId: string }
+  | { type: "chats checked"; chats: readonly SavedChat[] }
   | { type: "previewed"; preview: InvitePreview }
   // A request failed for a reason other than the name.
   | { type: "failed"; notice: string }
@@ -261,7 +264,7 @@ export function update(state: State, event: StateEvent): State {
     case "chat opened":
     case "chat ended":
       return openScreen(event);
-    case "chat forgotten":
+    case "chats checked":
     case "previewed":
     case "failed":
     case "submitted":
@@ -302,7 +305,7 @@ function openScreen(event: NavigationEvent): State {
     case "chat opened":
       return openChat(event.saved, event.outbox, event.now);
     case "chat ended":
-      return { screen: "ended", sentence: event.sentence, unsent: event.unsent };
+      return { screen: "ended", chatId: event.chatId, reason: event.reason, unsent: event.unsent };
     default:
       return event satisfies never;
   }
@@ -311,9 +314,8 @@ function openScreen(event: NavigationEvent): State {
 /** Home and an invitation share the name field and its button, so they share most events too. */
 function updateJoin(state: HomeState | JoinState, event: JoinEvent): State {
   switch (event.type) {
-    case "chat forgotten":
-      if (state.screen !== "home") return state;
-      return { ...state, chats: state.chats.filter((chat) => chat.session.chat_id !== event.chatId) };
+    case "chats checked":
+      return state.screen === "home" ? { ...state, chats: event.chats } : state;
     case "previewed":
       return state.screen === "join" ? { ...state, preview: event.preview, notice: "" } : state;
     case "failed":
@@ -655,8 +657,11 @@ const ERROR_TEXTS: Partial<Record<Code, PlainKey>> = {
   not_creator: "error.creatorOnly",
 };
 
+/** The codes with which a session ends. */
+type EndCode = "revoked_token" | "chat_not_found" | "expired_token" | "invalid_token";
+
 /** Why a session ended. Whether it ended is decided by `endsSession`, not by this table. */
-const SESSION_END_TEXTS: Partial<Record<Code, PlainKey>> = {
+const SESSION_END_TEXTS: Readonly<Record<EndCode, PlainKey>> = {
   revoked_token: "ended.removed",
   chat_not_found: "ended.chat",
   expired_token: "ended.time",
@@ -1011,7 +1016,8 @@ function hasStrings(value: unknown, ...names: string[]): value is Record<string,
 
 function isSavedChat(value: unknown): value is SavedChat {
   const names = ["chat_id", "session_token", "member_id", "username", "expires_at"];
-  return hasStrings(value, "title") && hasStrings(value["session"], ...names);
+  if (!hasStrings(value, "title") || !hasStrings(value["session"], ...names)) return false;
+  return value["end"] === undefined || SESSION_END_CODES.has(value["end"]);
 }
 
 function isOutgoing(value: unknown): value is Outgoing {
@@ -1040,8 +1046,21 @@ const outgoingKey = (chatId: string, key: string) => `unsent ${chatId} ${key}`;
 /** An invitation is kept per tab until its seat is taken, so that a reload of the join screen does not lose it. */
 const inviteKey = (chatId: string) => `invite ${chatId}`;
 
-function saveChat({ session, title, isInviting }: SavedChat): void {
-  saveItem(chatKey(session.chat_id), JSON.stringify({ session, title, isInviting }));
+function saveChat({ session, title, isInviting, end }: SavedChat): void {
+  saveItem(chatKey(session.chat_id), JSON.stringify({ session, title, isInviting, end }));
+}
+
+/**
+ * Keeps a chat that has ended, for its end page. All its unsent text becomes its draft: as messages, the next seat
+ * would send it unasked. `typed` is what the message field contains, which another tab's draft may have replaced.
+ */
+function saveEnd(chat: SavedChat, end: EndCode, typed = ""): void {
+  const { chat_id } = chat.session;
+  const outbox = loadOutbox(chat_id);
+  const texts = new Set([...outbox.map(({ text }) => text), loadItem(draftKey(chat_id)) ?? "", typed]);
+  forgetChat(chat_id);
+  saveChat({ ...chat, end });
+  saveItem(draftKey(chat_id), [...texts].filter((text) => text.trim()).join("\n\n") || null);
 }
 
 /** Removes everything about a chat, except an invitation, which may lead back into it. */
@@ -1174,11 +1193,16 @@ function isErrorReply(reply: unknown): reply is ErrorReply {
  * True if no request with this session can succeed anymore. A session ends when its member leaves or is removed, when
  * the chat ends, after six hours, or with a restart of the host, which then does not recognise its own tokens.
  */
-export function endsSession(code: Code): boolean {
+export function endsSession(code: Code): code is EndCode {
   return SESSION_END_CODES.has(code);
 }
 
-const SESSION_END_CODES = new Set<Code>(["revoked_token", "chat_not_found", "expired_token", "invalid_token"]);
+const SESSION_END_CODES: ReadonlySet<unknown> = new Set<EndCode>([
+  "revoked_token",
+  "chat_not_found",
+  "expired_token",
+  "invalid_token",
+]);
 
 /** True if this invitation cannot be used. A full chat may have room again later, but the person has to return then. */
 export function endsInvite(code: Code): boolean {
@@ -1252,7 +1276,7 @@ async function poll(session: Session, signal: AbortSignal): Promise<void> {
     const answer = await api<PollReply>("GET", path, options);
     if (signal.aborted) return;
     if (answer.isOk) await receivePoll(answer.value, signal);
-    else if (endsSession(answer.code)) return endChat(answer);
+    else if (endsSession(answer.code)) return endChat(answer.code);
     else await retryLater(answer.retryAfter, signal);
   }
 }
@@ -1284,15 +1308,18 @@ async function retryLater(retryAfter: number, signal: AbortSignal): Promise<void
  * The session has ended. A tab that followed an invitation returns to the join screen with it: its stored seat was
  * lost earlier, and the invitation may still be good. Otherwise the page shows the reason and any unsent text.
  */
-function endChat(failure: Failure): void {
+function endChat(reason: EndCode): void {
   if (state.screen !== "chat") return;
-  const { session, outbox } = state;
-  const texts = [...outbox.map((outgoing) => outgoing.text), ui.message.value];
-  const unsent = texts.filter((text) => text.trim()).join("\n\n");
-  forgetChat(session.chat_id);
-  const token = loadItem(inviteKey(session.chat_id), "sessionStorage");
-  if (token) return showJoin(session.chat_id, token);
-  dispatch({ type: "chat ended", sentence: describeFailure(failure, SESSION_END_TEXTS), unsent });
+  const { chat_id } = state.session;
+  saveEnd(state, reason, ui.message.value);
+  const token = loadItem(inviteKey(chat_id), "sessionStorage");
+  if (token) showJoin(chat_id, token);
+  else showEnd(chat_id, reason);
+}
+
+/** The end page stays, also through a reload, until the person presses its button. */
+function showEnd(chatId: string, reason: EndCode): void {
+  dispatch({ type: "chat ended", chatId, reason, unsent: loadItem(draftKey(chatId)) ?? "" });
   ui.joinTitle.focus();
 }
 
@@ -1339,7 +1366,7 @@ async function sendOutgoing({ chat_id, session_token }: Session, { key, text }: 
   if (answer.isOk) saveItem(outgoingKey(chat_id, key), null);
   if (!isShowing(chat_id)) return;
   if (answer.isOk) dispatch({ type: "sent", key, message: answer.value });
-  else if (endsSession(answer.code)) endChat(answer);
+  else if (endsSession(answer.code)) endChat(answer.code);
   else if (isRefusal(answer)) dispatch({ type: "send failed", key, why: describeFailure(answer) });
   else {
     dispatch({ type: "send failed", key, why: "" });
@@ -1414,9 +1441,10 @@ function route(): void {
   if (pasted) saveItem(inviteKey(chatId), pasted, "sessionStorage");
   if (isShowing(chatId)) return;
   const saved = loadChat(chatId);
-  if (saved) return showChat(saved);
+  if (saved && !saved.end) return showChat(saved);
   const token = pasted ?? loadItem(inviteKey(chatId), "sessionStorage");
   if (token) showJoin(chatId, token);
+  else if (saved?.end) showEnd(chatId, saved.end);
   else showHome(getText("notice.needsInvite"));
 }
 
@@ -1429,22 +1457,32 @@ function navigateTo(path: string): void {
 /** Shows home. The address is replaced rather than added: "back" must not lead to a chat that is gone. */
 function showHome(notice: string): void {
   if (location.pathname !== "/") history.replaceState(null, "", "/");
-  dispatch({ type: "home opened", notice, chats: loadChats() });
+  dispatch({ type: "home opened", notice, chats: listChats() });
   focusName();
   void checkChats();
 }
 
-/** Asks the server about each listed chat, once. Chats that have ended disappear silently. */
-async function checkChats(): Promise<void> {
-  await Promise.all(loadChats().map(({ session }) => checkChat(session)));
+/** Returns the chats for the home screen, and forgets those that have ended without unsent text. */
+function listChats(): SavedChat[] {
+  for (const { session, end } of loadChats()) {
+    if (end && !loadItem(draftKey(session.chat_id))) forgetChat(session.chat_id);
+  }
+  return loadChats();
 }
 
-async function checkChat({ chat_id, session_token }: Session): Promise<void> {
-  const answer = await api("HEAD", `/${chat_id}`, { token: session_token });
-  // A reply to HEAD has no body and so no error code. These three statuses mean that the seat or the chat is gone.
-  if (answer.isOk || ![401, 403, 404].includes(answer.status)) return;
-  forgetChat(chat_id);
-  dispatch({ type: "chat forgotten", chatId: chat_id });
+/** Asks the server about each listed chat, once. A chat that has ended disappears silently unless text is unsent. */
+async function checkChats(): Promise<void> {
+  await Promise.all(loadChats().map(checkChat));
+}
+
+async function checkChat(chat: SavedChat): Promise<void> {
+  const { chat_id, session_token: token } = chat.session;
+  if (chat.end || (await api("HEAD", `/${chat_id}`, { token })).isOk) return;
+  // A reply to HEAD has no body and so no error code. A GET would have shown a member who is still in as online.
+  const answer = await api("GET", `/${chat_id}`, { token });
+  if (answer.isOk || !endsSession(answer.code)) return;
+  saveEnd(chat, answer.code);
+  dispatch({ type: "chats checked", chats: listChats() });
 }
 
 /** Shows a chat in which this browser has a seat. Only the poll finds out whether that seat is still good. */
@@ -1491,7 +1529,10 @@ function rejectInvite(chatId: string, failure: Failure): void {
 /** The join screen's one button: start a chat, join one, or return home from one that has ended. */
 async function submitName(): Promise<void> {
   const submitted = state;
-  if (submitted.screen === "ended") return navigateTo("/");
+  if (submitted.screen === "ended") {
+    forgetChat(submitted.chatId);
+    return navigateTo("/");
+  }
   if (submitted.screen === "chat" || submitted.isBusy) return;
   const username = ui.name.value.trim();
   const error = checkName(username);
@@ -1517,7 +1558,7 @@ async function startChat(username: string): Promise<void> {
 }
 
 /** Of the possible failures, some end the invitation, some concern the name, and the rest may pass. */
-async function joinChat({ chatId, token, preview }: JoinState, username: string): Promise<void> {
+async function joinChat({ chatId, token }: JoinState, username: string): Promise<void> {
   const answer = await requestSeat(`/${chatId}/join`, { username, invite_token: token });
   if (answer.isOk) {
     saveItem(inviteKey(chatId), null, "sessionStorage");
@@ -1526,17 +1567,9 @@ async function joinChat({ chatId, token, preview }: JoinState, username: string)
   // The person may have gone elsewhere while the server was answering.
   if (state.screen !== "join" || state.token !== token) return;
   if (endsInvite(answer.code)) rejectInvite(chatId, answer);
-  else if (answer.code === "username_taken") rejectName(describeTakenName(username, preview ?? state.preview));
+  else if (answer.code === "username_taken") rejectName(getText("name.taken", { name: isolateName(username) }));
   else if (answer.code === "invalid_username") rejectName(describeFailure(answer));
   else dispatch({ type: "failed", notice: describeFailure(answer) });
-}
-
-/** The likeliest reason for a taken name is the person's own seat in another browser, so say how to get it back. */
-function describeTakenName(username: string, preview: InvitePreview | undefined): string {
-  const creator = preview?.members[0];
-  const name = isolateName(username);
-  if (!creator || creator === username) return getText("name.takenUnknown", { name });
-  return getText("name.taken", { name, person: isolateName(creator) });
 }
 
 /**
@@ -1893,8 +1926,10 @@ function renderJoinTexts(screen: HomeState | JoinState | EndedState): void {
       return setJoinTexts(getText("app.name"), getText("home.text"), getText("home.start"));
     case "join":
       return setJoinTexts(getText("join.title"), describePreview(screen.preview), getText("join.submit"));
-    case "ended":
-      return setJoinTexts(screen.sentence, getText("ended.text"), getText("ended.home"));
+    case "ended": {
+      const text = getText(screen.reason === "revoked_token" ? "ended.goesOn" : "ended.text");
+      return setJoinTexts(getText(SESSION_END_TEXTS[screen.reason]), text, getText("ended.home"));
+    }
     default:
       return screen satisfies never;
   }
@@ -1920,9 +1955,9 @@ interface ChatRow {
   left: string;
 }
 
-function chatRow({ session, title }: SavedChat): ChatRow {
+function chatRow({ session, title, end }: SavedChat): ChatRow {
   const time = formatDuration(Date.parse(session.expires_at) - serverNow());
-  return { key: session.chat_id, title, left: getText("time.left", { time }) };
+  return { key: session.chat_id, title, left: end ? getText("home.unsent") : getText("time.left", { time }) };
 }
 
 function drawChat({ key, title, left }: ChatRow): HTMLElement {

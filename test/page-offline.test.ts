@@ -395,11 +395,11 @@ test("a link opened in an app's built-in browser needs an invitation and a new n
   await join(mia.page, link, "Mia");
   const builtIn = (await newPerson(t, browser, PHONE)).page;
   await builtIn.goto(mia.page.url());
-  await waitForNotice(builtIn, /Ask someone in the chat for the link/);
+  await waitForNotice(builtIn, /Ask the person who started it for an invitation/);
   await builtIn.goto(link);
   await builtIn.getByLabel("Your name").fill("Mia");
   await builtIn.getByRole("button", { name: "Join" }).click();
-  await builtIn.getByText("Is that you, in another browser?").waitFor();
+  await builtIn.getByText("If that is you in another browser").waitFor();
   await builtIn.getByLabel("Your name").fill("Mia 2");
   await builtIn.getByRole("button", { name: "Join" }).click();
   await waitForLog(builtIn);

@@ -162,7 +162,7 @@ test("the name field shows an error if the name is empty, too long or taken", as
   for (const [name, error] of [
     ["", "enter a name"],
     ["x".repeat(25), "24 characters"],
-    ["ANA", "already taken. Is that you, in another browser?"],
+    ["ANA", "Someone here is already called ANA. Please choose another name."],
   ] as const) {
     await page.getByLabel("Your name").fill(name);
     await page.getByRole("button", { name: "Join" }).click();
@@ -186,7 +186,7 @@ test("a bad link, an ended chat, a missing invitation and an unknown address lea
   const ana = await readSession(page);
   const { page: stranger } = await newPerson(t, browser);
   await stranger.goto(`${site.origin}/${ana.chat_id}`);
-  await waitForNotice(stranger, /Ask someone in the chat for the link/);
+  await waitForNotice(stranger, /Ask the person who started it for an invitation/);
   await stranger.goto(`${site.origin}/no/such/page`);
   await waitForNotice(stranger, /nothing at this address/);
   await stranger.goto(link.slice(0, -1));
@@ -793,7 +793,7 @@ test("a guest can leave, has no Invite button, and reads who can invite", async 
   await waitForNotice(page, /You left/);
   await ana.getByText("Mia left").waitFor();
   await page.goto(link.split("#")[0] ?? "");
-  await waitForNotice(page, /Ask someone/);
+  await waitForNotice(page, /Ask the person who started it/);
 });
 
 test("the page warns a leaving creator that no one can invite afterwards, and later says so to the others", async (t) => {
@@ -821,6 +821,8 @@ test("ending a chat ends it for everyone and shows each person their unsent text
   await waitForNotice(ana, /You ended/);
   await page.getByRole("heading", { name: "This chat has ended" }).waitFor();
   assert.equal(await page.getByLabel("Your unsent text").inputValue(), "Wait, one more");
+  await page.getByRole("button", { name: "Back to the start" }).click();
+  await page.getByRole("button", { name: "Start a chat" }).waitFor();
   assert.equal(await page.evaluate(() => Object.keys(localStorage).some((key) => key.includes(" chat "))), false);
 });
 

@@ -4,7 +4,7 @@
 import type { Page } from "playwright-core";
 import { createApp, type Session } from "../../server.ts";
 import { openSite, type TestSite } from "./browser.ts";
-import { call, createChat, createInvite, postByApi } from "./people.ts";
+import { call, createChat, createInvite, postByApi, waitForLog } from "./people.ts";
 
 const MINUTE = 60_000;
 
@@ -198,7 +198,7 @@ export const SCENES = {
     await SCENES.join(page);
     await page.fill("#name", "Jonas");
     await page.click("#joinSubmit");
-    await page.getByText("already taken").waitFor();
+    await page.getByText("already called").waitFor();
   },
   async "chat-new"(page) {
     const [creator] = await createChat(site, "Ana");
@@ -328,6 +328,18 @@ export const SCENES = {
     await page.fill("#message", "One more thing: thank you all, this was");
     await call(site, "DELETE", `/${creator.chat_id}`, creator.session_token);
     await page.getByText("has ended").waitFor();
+  },
+  async "ended-removed"(page) {
+    const [creator, guest] = await createChat(site, "Ana", "Jonas");
+    await openChat(page, guest, "Ana");
+    await waitForLog(page);
+    await call(site, "DELETE", `/${creator.chat_id}/members/${guest.member_id}`, creator.session_token);
+    await page.getByText("goes on without you").waitFor();
+  },
+  async "home-unsent-text"(page) {
+    await SCENES.ended(page);
+    await page.goto(site.origin);
+    await page.getByText("ended, unsent text").waitFor();
   },
 } satisfies Record<string, Scene>;
 

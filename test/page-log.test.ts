@@ -1,0 +1,80 @@
+// The log in a real browser, and what becomes of texts that were written but not sent.
+
+import assert from "node:assert/strict";
+import { after as afterAll, before as beforeAll, test } from "node:test";
+import type { Browser, Page } from "playwright-core";
+import { launchBrowser, newPerson } from "./lib/browser.ts";
+import { call, join, readSession, sendMessage, startChatWithJonas, waitForLog, waitForMessages } from "./lib/people.ts";
+
+let browser: Browser;
+beforeAll(async () => {
+  browser = await launchBrowser();
+});
+afterAll(() => browser.close());
+
+const messageField = (page: Page) => page.getByLabel("Message", { exact: true });
+
+// ---------------------------------------------------------------------------------------------------------
+// Unsent text in a chat that has ended.
+
+test("the end page keeps its reason and the unsent text through a reload, until its button is pressed", async (t) => {
+  const { page, jonas, link } = await startChatWithJonas(t, browser);
+  const { page: mia } = await newPerson(t, browser);
+  await join(mia, link, "Mia");
+  await mia.route(`**/${jonas.chat_id}`, (route) => route.abort());
+  await sendMessage(mia, "never sent");
+  await mia.locator(".failed").waitFor();
+  await messageField(mia).fill("half a sen");
+  await page.getByRole("button", { name: /^People/ }).click();
+  await page.getByRole("button", { name: "Remove Mia" }).click();
+  await page.getByRole("button", { name: "Remove", exact: true }).click();
+  for (const reload of [false, true]) {
+    await mia.unroute(`**/${jonas.chat_id}`);
+    if (reload) await mia.reload();
+    await mia.getByRole("heading", { name: "You are no longer in this chat" }).waitFor();
+    await mia.getByText("The chat goes on without you.").waitFor();
+    assert.equal(await mia.getByLabel("Your unsent text").inputValue(), "never sent\n\nhalf a sen");
+  }
+  await mia.getByRole("button", { name: "Back to the start" }).click();
+  await mia.getByRole("button", { name: "Start a chat" }).waitFor();
+  assert.equal(await mia.locator("#chats li").count(), 0);
+  assert.deepEqual(await mia.evaluate(() => Object.keys(localStorage).filter((key) => key.includes(" draft "))), []);
+});
+
+test("home lists a chat that has ended while it has unsent text, and forgets one without", async (t) => {
+  const { site, page, jonas } = await startChatWithJonas(t, browser);
+  await messageField(page).fill("half a sen");
+  await page.getByRole("link", { name: "Home" }).click();
+  await page.getByRole("link", { name: /^Jonas.* left$/ }).waitFor();
+  await page.goto("about:blank");
+  const chat = site.app.chats.get(jonas.chat_id);
+  assert.ok(chat);
+  site.app.chats.end(chat);
+  await page.goto(site.origin);
+  await page.getByRole("link", { name: /^Jonas.*unsent text$/ }).click();
+  await page.getByRole("heading", { name: "This chat has ended" }).waitFor();
+  assert.equal(await page.getByLabel("Your unsent text").inputValue(), "half a sen");
+  await page.goBack();
+  await page.getByRole("link", { name: /^Jonas/ }).waitFor();
+  await page.goForward();
+  await page.getByRole("button", { name: "Back to the start" }).click();
+  await page.getByRole("button", { name: "Start a chat" }).waitFor();
+  assert.equal(await page.locator("#chats li").count(), 0);
+});
+
+test("a person who is removed and joins again finds the unsent text in the message field", async (t) => {
+  const { site, page: ana, jonas, link } = await startChatWithJonas(t, browser);
+  const { page } = await newPerson(t, browser);
+  await join(page, link, "Mia");
+  await page.route(`**/${jonas.chat_id}`, (route) => route.abort());
+  await sendMessage(page, "never sent");
+  await page.locator(".failed").waitFor();
+  const { session_token } = await readSession(ana);
+  await call(site, "DELETE", `/${jonas.chat_id}/members/3`, session_token);
+  await page.getByRole("heading", { name: "You are no longer in this chat" }).waitFor();
+  await page.unroute(`**/${jonas.chat_id}`);
+  await join(page, link, "Mia");
+  assert.equal(await messageField(page).inputValue(), "never sent");
+  await waitForLog(page);
+  await waitForMessages(page);
+});
