@@ -57,6 +57,7 @@ async function buildAll() {
     ...(await buildPage()),
     openapi: buildOpenapi(),
     help: read("docs/help.txt"),
+    llms: toMarkdown(read("docs/help.txt")),
     errors: JSON.parse(read("docs/errors.json")),
     usage: read("docs/usage.txt"),
     banner: read("docs/banner.txt"),
@@ -187,6 +188,13 @@ function errorHeader(status, codes) {
   if (status === 429) return ["Retry-After", "RetryAfter"];
   // `stopping` has the same status but no Retry-After.
   return codes.includes("server_full") ? ["Retry-After", "RetryAfterFull"] : undefined;
+}
+
+/** The help as Markdown: its first sentence as title and summary, and its commands as blocks of sh. */
+function toMarkdown(help) {
+  return help
+    .replace(/^(.*?): a (.*\n)/, "# $1\n\n> A $2\n")
+    .replace(/(?:^ {2}.*\n)+/gm, (lines) => `\`\`\`sh\n${lines.replace(/^ {2}/gm, "")}\`\`\`\n`);
 }
 
 function toPascalCase(code) {

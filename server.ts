@@ -8,12 +8,13 @@
  *   GET    /:chat_id/invite                  preview an invitation without using it (invite token)
  *   DELETE /:chat_id/invite                  revoke every magic link made so far (creator)
  *   POST   /:chat_id/join                    take a free seat (invite token)
+ *   POST   /redeem, /redeem/:node            get an invitation for its code
  *   GET    /:chat_id                         read messages after a cursor, wait for new ones, or stream them (member)
  *   POST   /:chat_id                         post a message (member)
  *   POST   /:chat_id/leave                   leave the chat (member)
  *   DELETE /:chat_id/members/:member_id      remove a member (creator)
  *   DELETE /:chat_id                         end the chat (creator)
- *   GET    /openapi.json, /healthz, /robots.txt, and /metrics with --metrics
+ *   GET    /openapi.json, /healthz, /robots.txt, /llms.txt, and /metrics with --metrics
  *
  * Promises (test/promises.test.ts has a test for each number):
  *
@@ -22,11 +23,11 @@
  *    3. No message falls between two polls, and a poll at the cursor returns with the next change.
  *    4. A request repeated with its Idempotency-Key takes effect once.
  *    5. A chat never has more than six members, however many join at once, and no two share a name.
- *    6. Without a valid token the server reveals nothing about a chat, not even whether it exists.
+ *    6. Without a valid token or code the server reveals nothing about a chat, not even whether it exists.
  *    7. A token works for one purpose, in one chat, in one spelling, until it expires or its seat is freed.
  *    8. Expired seats and chats are freed on time, not at the next request.
  *    9. Any input gets an answer from ERRORS at worst: no stack trace, no hang, and no effect on other clients.
- *   10. No token, name, key or message reaches a log, and nothing reaches a disk.
+ *   10. No token, code, name, key or message reaches a log, and nothing reaches a disk.
  *   11. A reader who disconnects leaves nothing behind.
  *   12. On a stop signal the server answers waiting readers, finishes requests under way and exits within two seconds.
  *
@@ -64,6 +65,8 @@ export const LIMITS = {
   /** Enough to catch up. 10,000 full chats of ordinary messages take about 100 MB. */
   keptMessages: 30,
   sessionMs: 6 * 60 * MINUTE,
+  /** How long a code works after the last request for an invitation. A class needs a few minutes to type it. */
+  codeMs: 30 * MINUTE,
   messageGraphemes: 2_000,
   messageBytes: 8_192,
   usernameGraphemes: 24,
@@ -104,10 +107,12 @@ export const LIMITS = {
   countedAddresses: 65_536,
 } as const;
 
-/** Token buckets: `burst` at once, then `perSecond`. Posts count per seat; creates, joins and bad tokens each per address. */
+/** Token buckets: `burst` at once, then `perSecond`. Posts count per seat; creates, joins and bad tokens each per address.
+ * Wrong codes count as bad tokens, and also all together. */
 const RATES = {
   message: { burst: 20, perSecond: 5 },
   address: { burst: 60, perSecond: 1 },
+  wrongCode: { burst: 100, perSecond: 10 },
 } as const;
 
 /** 12 random bytes in base64url. With --node, a name of 1 to 16 characters and a dash precede them. */
@@ -123,8 +128,10 @@ export interface Session {
   expires_at: string;
   url: string;
 }
-export type InviteReply = { magic_link: string; invite_token: string; expires_at: string; seats_left: number };
+type InviteLink = { magic_link: string; invite_token: string; expires_at: string; seats_left: number };
+export type InviteReply = InviteLink & { code: string; code_expires_at: string };
 export type InvitePreview = { chat_id: string; seats_left: number; members: string[]; expires_at: string };
+export type RedeemReply = InviteLink & InvitePreview;
 export type MessageView = { id: number; member_id: string; username: string; text: string; sent_at: string };
 export type MemberView = { id: string; username: string; creator: boolean; online: boolean; you: boolean };
 export interface PollReply {
@@ -180,6 +187,9 @@ class Chat {
   /** The id of the newest message that is no longer kept. */
   lastDropped = 0;
   inviteGeneration = 0;
+  /** Stands for the newest invitation until `codeExpiresAt` (ms since 1970). Folded by `foldCode`. */
+  code: string | undefined;
+  codeExpiresAt = 0;
 
   constructor(id: string, address: string) {
     this.id = id;
@@ -271,6 +281,8 @@ interface ServerState {
   /** Event loop delays, measured only with --metrics, and their total up to the last scrape. */
   readonly loopDelay: ReturnType<typeof monitorEventLoopDelay>;
   readonly loopDelayTotal: { seconds: number; count: number };
+  /** When the bucket of all wrong codes is full again (ms). Not in `bucketFullAt`, whose oldest entries are dropped. */
+  wrongCodesFullAt: number;
   /** Requests whose body is still arriving. */
   pendingBodies: number;
   /** running: everything. draining, for at most a second: no new connections, no new requests except reads; bodies that
@@ -299,6 +311,7 @@ type MemberHandler = (context: RequestContext, member: Member) => Reply | Waiter
 /** Search engines may list the home page but never a chat. */
 const ROBOTS = "User-agent: *\nAllow: /$\nDisallow: /\n";
 const CREATE_EXAMPLE = '{"username": "Ana"}';
+const REDEEM_EXAMPLE = '{"code": "K7QF-2M9X"}';
 const JOIN_EXAMPLE = '{"invite_token": "INVITE_TOKEN", "username": "Ana"}';
 const POST_EXAMPLE = '{"text": "Hello"}, or plain text with "Content-Type: text/plain"';
 
@@ -310,6 +323,7 @@ export const ROUTES: readonly Route[] = [
   { method: "GET", path: "/", caller: "anyone", handle: showHelp, isPage: true },
   { method: "GET", path: "/openapi.json", caller: "anyone", handle: () => OPENAPI_REPLY },
   { method: "GET", path: "/healthz", caller: "anyone", handle: () => jsonReply(200, { status: "ok" }) },
+  { method: "GET", path: "/llms.txt", caller: "anyone", handle: showHelp },
   { method: "GET", path: "/robots.txt", caller: "anyone", handle: () => textReply(ROBOTS) },
   { method: "GET", path: "/metrics", caller: "anyone", handle: showMetrics },
   { method: "POST", path: "/create", caller: "anyone", handle: createChat, body: CREATE_EXAMPLE, rate: "create" },
@@ -317,6 +331,8 @@ export const ROUTES: readonly Route[] = [
   { method: "GET", path: "/:chat_id/invite", caller: "anyone", handle: previewInvite },
   { method: "DELETE", path: "/:chat_id/invite", caller: "creator", handle: revokeInvites },
   { method: "POST", path: "/:chat_id/join", caller: "anyone", handle: joinChat, body: JOIN_EXAMPLE, rate: "join" },
+  { method: "POST", path: "/redeem", caller: "anyone", handle: redeemCode, body: REDEEM_EXAMPLE },
+  { method: "POST", path: "/redeem/:node", caller: "anyone", handle: redeemCode, body: REDEEM_EXAMPLE },
   { method: "POST", path: "/:chat_id/leave", caller: "member", handle: leaveChat },
   { method: "DELETE", path: "/:chat_id/members/:member_id", caller: "creator", handle: removeMember },
 ];
@@ -326,7 +342,7 @@ const LONGEST_CHAT_ID = NODE_NAME_LENGTH + 1 + RANDOM_ID_LENGTH;
 /** The routes of each path. A slash at the end of a path makes no difference. */
 const ENDPOINTS = [...Map.groupBy(ROUTES, ({ path }) => path)].map(([path, routes]) => {
   const chatId = `[A-Za-z0-9_-]{${RANDOM_ID_LENGTH},${LONGEST_CHAT_ID}}`;
-  const ids = path.replace(":chat_id", chatId).replace(":member_id", "[^/]*");
+  const ids = path.replace(":chat_id", chatId).replace(":member_id", "[^/]*").replace(":node", "[a-z0-9]{1,16}");
   const pattern = new RegExp(path === "/" ? "^/$" : `^${ids}/?$`);
   const methods = routes.flatMap(({ method }) => (method === "GET" ? ["GET", "HEAD"] : [method]));
   return { path, pattern, routes, allowed: [...methods, "OPTIONS"].join(", ") };
@@ -358,31 +374,28 @@ function joinChat(context: RequestContext): Reply {
 }
 
 function makeInvite(context: RequestContext, { chat }: Member): Reply {
-  const expiresAt = context.now + LIMITS.sessionMs;
-  const chatId = chat.id.slice(-RANDOM_ID_LENGTH);
-  const payload = { kind: "invite", chatId, counter: chat.inviteGeneration, expiresAt } as const;
-  const token = signToken(payload, context.state.options.secret);
-  return jsonReply(201, {
-    magic_link: `${baseUrl(context, true)}/${chat.id}#invite=${token}`,
-    invite_token: token,
-    expires_at: toIso(expiresAt),
-    seats_left: LIMITS.seats - chat.members.length,
-  } satisfies InviteReply);
+  const code = context.state.chats.renewCode(chat);
+  const link = makeLink(chat, context.now + LIMITS.sessionMs, context);
+  const reply = { ...link, code, code_expires_at: toIso(chat.codeExpiresAt) };
+  return jsonReply(201, reply satisfies InviteReply);
 }
 
 function previewInvite(context: RequestContext): Reply {
   const { chat, expiresAt } = authoriseInvite(bearerToken(context.headers.authorization), context);
-  if (chat.members.length === LIMITS.seats) throw new ApiError("chat_full");
-  return jsonReply(200, {
-    chat_id: chat.id,
-    seats_left: LIMITS.seats - chat.members.length,
-    members: chat.members.map((member) => member.username),
-    expires_at: toIso(expiresAt),
-  } satisfies InvitePreview);
+  return jsonReply(200, viewInvite(chat, expiresAt));
+}
+
+function redeemCode(context: RequestContext): Reply {
+  const chat = authoriseCode(context);
+  // The invitation that the code was made for, so a code leads no further than the creator's own link.
+  const expiresAt = chat.codeExpiresAt - LIMITS.codeMs + LIMITS.sessionMs;
+  const reply = { ...viewInvite(chat, expiresAt), ...makeLink(chat, expiresAt, context) };
+  return jsonReply(200, reply satisfies RedeemReply);
 }
 
 function revokeInvites(_context: RequestContext, { chat }: Member): Reply {
   chat.inviteGeneration = (chat.inviteGeneration + 1) % COUNTER_RANGE;
+  chat.code = undefined;
   return NO_CONTENT;
 }
 
@@ -435,7 +448,9 @@ function endChat(context: RequestContext, { chat }: Member): Reply {
 }
 
 function showHelp(context: RequestContext): Reply {
-  return textReply(fillTemplate(assets.help, { base: baseUrl(context, false) }));
+  // AI agents look for help in Markdown, at /llms.txt.
+  const help = context.path === "/" ? assets.help : assets.llms;
+  return textReply(fillTemplate(help, { base: baseUrl(context, false) }));
 }
 
 /** Prometheus text format, version 0.0.4, after docs/metrics.txt. Only sums: no ids and no names. */
@@ -489,6 +504,20 @@ function authoriseInvite(token: string, context: RequestContext): { chat: Chat; 
   if (!chat) throw new ApiError("chat_not_found");
   if (counter !== chat.inviteGeneration) throw new ApiError("revoked_token");
   return { chat, expiresAt };
+}
+
+/** The chat whose code is in the body. Wrong, expired and revoked codes get the same error. After too many of them from
+ * this address or from all, right codes are refused as well, so guessing on does not help. */
+function authoriseCode(context: RequestContext): Chat {
+  const { code } = readObject(context);
+  const { state, now } = context;
+  const countForAddress = reserveToken("bad token", context);
+  const wrongCodesFullAt = takeToken("wrongCode", state.wrongCodesFullAt, now);
+  const chat = typeof code === "string" ? state.chats.findByCode(code) : undefined;
+  if (chat) return chat;
+  countForAddress();
+  state.wrongCodesFullAt = wrongCodesFullAt;
+  throw new ApiError("invalid_code");
 }
 
 /** The payload of a valid token for the chat in the path, whether or not that chat still exists. Counts bad tokens. */
@@ -648,6 +677,27 @@ function toIso(time: number): string {
 }
 
 let latest = { second: NaN, text: "" };
+
+/** An invitation that expires at `expiresAt` (ms since 1970). */
+function makeLink(chat: Chat, expiresAt: number, context: RequestContext): InviteLink {
+  const chatId = chat.id.slice(-RANDOM_ID_LENGTH);
+  const payload = { kind: "invite", chatId, counter: chat.inviteGeneration, expiresAt } as const;
+  const token = signToken(payload, context.state.options.secret);
+  return {
+    magic_link: `${baseUrl(context, true)}/${chat.id}#invite=${token}`,
+    invite_token: token,
+    expires_at: toIso(expiresAt),
+    seats_left: LIMITS.seats - chat.members.length,
+  };
+}
+
+/** A view of an invitation for people who have not joined yet. @throws ApiError chat_full */
+function viewInvite(chat: Chat, expiresAt: number): InvitePreview {
+  const seatsLeft = LIMITS.seats - chat.members.length;
+  if (seatsLeft === 0) throw new ApiError("chat_full");
+  const members = chat.members.map((member) => member.username);
+  return { chat_id: chat.id, seats_left: seatsLeft, members, expires_at: toIso(expiresAt) };
+}
 
 function sessionReply(status: 200 | 201, member: Member, context: RequestContext): Reply {
   const { chat } = member;
@@ -856,6 +906,27 @@ export class Chats {
     return this.#options.now() - time < LIMITS.keyMs;
   }
 
+  /** Makes a chat's code valid for another 30 minutes. Returns it as people write it. */
+  renewCode(chat: Chat): string {
+    if (chat.code === undefined || this.findByCode(chat.code) !== chat) chat.code = this.#newCode();
+    chat.codeExpiresAt = this.#options.now() + LIMITS.codeMs;
+    return `${this.prefix}${chat.code.slice(-8, -4)}-${chat.code.slice(-4)}`;
+  }
+
+  #newCode(): string {
+    // 40 random bits: 32 divides 256, so each digit is equally likely.
+    const digits = Array.from(randomBytes(8), (byte) => CODE_DIGITS[byte % 32]);
+    const code = foldCode(this.prefix) + digits.join("");
+    return this.findByCode(code) ? this.#newCode() : code;
+  }
+
+  /** The chat that a code, in any spelling, stands for now. Scanning 1,000 chats takes 0.02 ms. */
+  findByCode(code: string): Chat | undefined {
+    const [folded, now] = [foldCode(code), this.#options.now()];
+    for (const chat of this.#chats.values()) if (chat.code === folded && now < chat.codeExpiresAt) return chat;
+    return undefined;
+  }
+
   /** Adds a message and wakes its readers. `raw`: the text as it was sent. Returns the message's JSON, a MessageView. */
   post(member: Member, text: string, key: string | undefined, raw = text): string {
     const { chat } = member;
@@ -987,6 +1058,18 @@ export class Chats {
   endAllWaits(why: ErrorCode): void {
     for (const waiter of this.#waiters) this.#endWait(waiter, why);
   }
+}
+
+/** Crockford's base32: without I, L, O and U. */
+const CODE_DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+
+/** Gives all spellings of a code the same form: no hyphens and spaces, upper case, O read as 0, I and L read as 1. */
+function foldCode(code: string): string {
+  return code
+    .replace(/[\s\p{Pd}]/gu, "")
+    .toUpperCase()
+    .replaceAll("O", "0")
+    .replace(/[IL]/g, "1");
 }
 
 function viewMessage(member: Member, id: number, text: string, sentAt: number): MessageView {
@@ -1154,11 +1237,16 @@ function takeToken(rate: keyof typeof RATES, fullAt: number, now: number): numbe
 
 /** Counts a request against its client's address. @throws ApiError rate_limited */
 function countRequest(what: "create" | "join" | "bad token", context: RequestContext): void {
+  reserveToken(what, context)();
+}
+
+/** Checks whether a client's address has a token left, and returns a function that takes it. @throws ApiError rate_limited */
+function reserveToken(what: "create" | "join" | "bad token", context: RequestContext): () => void {
   const { options, bucketFullAt } = context.state;
-  if (options.rateLimit === false) return;
+  if (options.rateLimit === false) return ignore;
   const bucket = `${what} ${clientAddress(context)}`;
   const fullAt = takeToken("address", bucketFullAt.get(bucket) ?? 0, context.now);
-  setNewest(bucketFullAt, bucket, fullAt, LIMITS.countedAddresses);
+  return () => setNewest(bucketFullAt, bucket, fullAt, LIMITS.countedAddresses);
 }
 
 /* ---- Errors ------------------------------------------------------------------------------------------
@@ -1601,7 +1689,8 @@ function newState(options: Options): ServerState {
   if (options.metrics) loopDelay.enable();
   const maps = { bucketFullAt: new Map(), connections: new Map(), errorCounts: new Map() };
   const loopDelayTotal = { seconds: 0, count: 0 };
-  return { options, chats: new Chats(options), ...maps, loopDelay, loopDelayTotal, pendingBodies: 0, phase: "running" };
+  const counts = { wrongCodesFullAt: 0, pendingBodies: 0 };
+  return { options, chats: new Chats(options), ...maps, loopDelay, loopDelayTotal, ...counts, phase: "running" };
 }
 
 function sweep({ chats, bucketFullAt, connections, options }: ServerState): void {

@@ -189,7 +189,8 @@ function shellLines(endpoint: Endpoint): string[] {
     const address = path
       .replace(/^\/\{chat_id\}/, "$chat")
       .replace(/^\//, "$url/")
-      .replace("{member_id}", "2");
+      .replace("{member_id}", "2")
+      .replace("{node}", "a");
     const query = some.map(({ name, example }) => `${name}=${String(example)}`).join("&");
     return query === "" ? `"${address}"` : `"${address}?${query}"`;
   };

@@ -32,7 +32,8 @@ const METHODS_BY_PATTERN = Array.from(
 
 /** The methods of each path. Every path is there with --metrics. */
 const PATHS = METHODS_BY_PATTERN.map(
-  ([pattern, methods]) => [pattern.replace(":chat_id", NO_CHAT).replace(":member_id", "1"), methods] as const,
+  ([pattern, methods]) =>
+    [pattern.replace(":chat_id", NO_CHAT).replace(":member_id", "1").replace(":node", "a"), methods] as const,
 );
 
 function allowed(methods: readonly string[]): string[] {
@@ -406,6 +407,18 @@ test("a script at / gets help as plain text, with commands to paste", async (t) 
     }
     assert.doesNotMatch(reply.text, /^\s*#/m, "no comment lines");
   }
+});
+
+test("/llms.txt is the help as Markdown", async (t) => {
+  const server = await startServer(t);
+  const reply = await server.send("GET", "/llms.txt");
+  assert.equal(reply.headers["content-type"], "text/plain; charset=utf-8");
+  assert.match(reply.text, /^# Watch Party\n\n> A chat for up to six people\..*\n\n/);
+  // The same text as at /, apart from the first line: blocks of sh instead of indented lines.
+  const [, ...plain] = (await server.send("GET", "/")).text.replaceAll(/^ {2}/gm, "").split("\n");
+  const [, , , ...marked] = reply.text.split("\n").filter((line) => !line.startsWith("```"));
+  assert.deepEqual(marked.slice(1), plain);
+  assert.equal(reply.text.match(/^```sh$/gm)?.length, reply.text.match(/^```$/gm)?.length);
 });
 
 test("the health check returns only the status ok", async (t) => {

@@ -28,6 +28,7 @@ import {
   type MemberView,
   type MessageView,
   type PollReply,
+  type RedeemReply,
   type Session,
 } from "../../server.ts";
 
@@ -208,6 +209,7 @@ interface WireTypes {
   Session: Session;
   Invite: InviteReply;
   InvitePreview: InvitePreview;
+  Redeemed: RedeemReply;
   Message: MessageView;
   Poll: PollReply;
   StreamLine: StreamLine;
@@ -242,6 +244,10 @@ export function invitationOf(reply: Reply): InviteReply {
 
 export function previewOf(reply: Reply): InvitePreview {
   return bodyOf("InvitePreview", reply, 200);
+}
+
+export function redeemedOf(reply: Reply): RedeemReply {
+  return bodyOf("Redeemed", reply, 200);
 }
 
 /** The body of a post: 201 for a new message, 200 for a repeated request. */
@@ -341,6 +347,10 @@ export class TestServer {
     return this.send("POST", `/${chatId}/join`, { body, ...(headers === undefined ? {} : { headers }) });
   }
 
+  redeem(code: unknown): Promise<Reply> {
+    return this.send("POST", "/redeem", { body: { code } });
+  }
+
   /** Creates a chat with these members. The first is the creator. */
   async chat<Names extends string[]>(...names: Names): Promise<{ [Index in keyof Names]: Member }>;
   async chat(...names: string[]): Promise<Member[]> {
@@ -429,6 +439,11 @@ export class Member {
   /** Makes an invitation, which must succeed. */
   async inviteToken(): Promise<string> {
     return invitationOf(await this.invite()).invite_token;
+  }
+
+  /** Makes an invitation, which must succeed, and returns its code. */
+  async code(): Promise<string> {
+    return invitationOf(await this.invite()).code;
   }
 
   preview(inviteToken: string): Promise<Reply> {

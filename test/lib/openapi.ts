@@ -33,7 +33,8 @@ const validators = new Map<string, ValidateFunction>();
 const PATHS = Object.keys(openapi.paths)
   .toSorted((a, b) => a.split("{").length - b.split("{").length)
   .map((path) => {
-    const pattern = path.replace("{chat_id}", "[A-Za-z0-9_-]{16,33}").replace("{member_id}", "[^/]*");
+    const ids = { "{chat_id}": "[A-Za-z0-9_-]{16,33}", "{member_id}": "[^/]*", "{node}": "[a-z0-9]{1,16}" };
+    const pattern = Object.entries(ids).reduce((made, [name, id]) => made.replace(name, id), path);
     return { path, pattern: new RegExp(path === "/" ? "^/$" : `^${pattern}/?$`) };
   });
 

@@ -10,11 +10,13 @@ import {
   assertApiHeaders,
   assertError,
   at,
+  invitationOf,
   LOCAL,
   messageOf,
   pollOf,
   Program,
   record,
+  redeemedOf,
   type Reply,
   send,
   sessionOf,
@@ -175,6 +177,25 @@ test("each line of a stream arrives at once", async (t) => {
     7,
   );
   assert.ok(median < 100, `${median} ms`);
+});
+
+test("a code reaches its node through the path, and is wrong on every other node", async (t) => {
+  const cluster = await Cluster.start(t);
+  for (const [name, seat] of Object.entries(await cluster.chatOnEach())) {
+    const { code } = invitationOf(await send(cluster, "POST", `${seat.path}/invite`, { token: seat.token }));
+    assert.ok(code.startsWith(`${name}-`), code);
+    for (let count = 0; count < 3; count += 1) {
+      const { magic_link } = redeemedOf(await send(cluster, "POST", `/redeem/${name}`, { body: { code } }));
+      assert.equal(new URL(magic_link).pathname, seat.path);
+    }
+    const other = NAMES.find((each) => each !== name);
+    assertError(await send(cluster, "POST", `/redeem/${other}`, { body: { code } }), "invalid_code");
+  }
+});
+
+test("a code of a node that does not exist is a wrong code", async (t) => {
+  const cluster = await Cluster.start(t);
+  assertError(await send(cluster, "POST", "/redeem/z", { body: { code: "z-K7QF-2M9X" } }), "invalid_code");
 });
 
 test("a create repeated with its key reaches the same node and returns the same chat", async (t) => {

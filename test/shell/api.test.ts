@@ -18,7 +18,7 @@ for (const block of blocks) {
     // A second member joins, so that there is one to remove. With --fail, an error fails the script.
     const join = `curl -s -X POST "$chat/join" -H "Authorization: Bearer $invite" > /dev/null\n`;
     const script = `curl() { command curl --fail "$@"; }\n${names.replace(/^url=.*/, `url=${server.base}`)}${join}`;
-    const ran = promisify(execFile)("sh", ["-ec", `${script}${block}`]);
+    const ran = promisify(execFile)("sh", ["-ec", `${script}${withCode(block)}`]);
     if (!block.includes("wait=25")) return void (await ran);
     await until(() => server.app.chats.count().waiters === 1, "the poll to be held");
     server.advanceAndSweep(25 * SECOND);
@@ -30,6 +30,12 @@ for (const block of blocks) {
     );
     return undefined;
   });
+}
+
+/** The lines with a code of the chat in place of the one in the document. */
+function withCode(lines: string): string {
+  const make = `curl -s -X POST "$chat/invite" -H "Authorization: Bearer $token" | jq -r .code`;
+  return lines.replace(/(?:a-)?K7QF-2M9X/, `'"$(${make})"'`);
 }
 
 /** Converts lines for the Windows command prompt to sh. Both parse the quoted parts alike. */

@@ -22,14 +22,18 @@ test("the commands of the help work when pasted into a shell", async (t) => {
     .split("\n")
     .filter((line) => line.startsWith("  "))
     .join("\n");
-  const before = lines.slice(0, lines.indexOf("  cursor=latest"));
+  const code = `$(curl -s -X POST "$chat/invite" -H "Authorization: Bearer $token" | jq -r .code)`;
+  const before = lines.slice(0, lines.indexOf("  cursor=latest")).replace("K7QF-2M9X", `'"${code}"'`);
   const [bot = "", stream = ""] = lines.slice(lines.indexOf("  cursor=latest")).split(/^(?= {2}curl -sN)/m);
   assert.ok(bot.trim().split("\n").length <= 5, "a bot in five lines");
   const first = await promisify(execFile)("sh", ["-ec", `${before}\nprintf '\\n%s %s %s' "$chat" "$token" "$bot"`]);
   const [chat = "", token = "", botToken = ""] = first.stdout.trim().split(/\s+/).slice(-3);
   const path = new URL(chat).pathname;
   const { members } = pollOf(await server.send("GET", path, { token }));
-  assert.equal(at(members, 1).username, "Bot");
+  assert.deepEqual(
+    members.map(({ username }) => username),
+    ["Ana", "Bot", "Mia"],
+  );
   const names = `chat="${chat}"\nbot="${botToken}"\n`;
   const streamed = promisify(execFile)("sh", ["-c", `${names}${stream}`]);
   await pingPong(server, path, token, `${names}${bot}`);

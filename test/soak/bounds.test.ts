@@ -66,7 +66,7 @@ async function added(count: number, make: () => unknown): Promise<number> {
 
 type Seat = ReturnType<ReturnType<typeof createApp>["chats"]["create"]>;
 
-/** Creates chats with the given number of seats, without HTTP. */
+/** Creates chats with the given number of seats and a code, without HTTP. */
 function fill(count: number, seats: number): { chats: ReturnType<typeof createApp>["chats"]; made: Seat[] } {
   const { chats } = createApp({ now: () => 1e12 });
   const made = Array.from({ length: count }, (_, number) => chats.create(NAME, `key ${number}`.padEnd(44), "address"));
@@ -75,37 +75,42 @@ function fill(count: number, seats: number): { chats: ReturnType<typeof createAp
       made.push(chats.join(chat, undefined, `key ${chat.id} ${chat.members.length}`.padEnd(44)));
     }
   }
+  for (const { chat } of made) chats.renewCode(chat);
   return { chats, made };
 }
 
 /** The longest valid name. */
 const NAME = "\u{1f600}".repeat(24);
 
-measure("chats and their seats", "a chat of six with keys and addresses stays within its bound", async (t, most) => {
-  fill(10, 6);
-  let kept: unknown;
-  const each = await added(200, () => (kept = fill(200, 6)));
-  t.diagnostic(`${each} bytes per chat of six`);
-  assert.ok(kept !== undefined && each > 5_000 && each < most, `${each} bytes`);
+measure(
+  "chats and their seats",
+  "a chat of six with keys, addresses and a code stays within its bound",
+  async (t, most) => {
+    fill(10, 6);
+    let kept: unknown;
+    const each = await added(200, () => (kept = fill(200, 6)));
+    t.diagnostic(`${each} bytes per chat of six`);
+    assert.ok(kept !== undefined && each > 5_000 && each < most, `${each} bytes`);
 
-  // Fill the server repeatedly, each chat from a different address. No memory remains in use after the chats expire.
-  const server = await startServer(t, { trustProxy: true, maxChats: 200 });
-  const fillServer = async (round: number): Promise<void> => {
-    for (let number = 0; number < 200; number += 1) {
-      const headers = {
-        "X-Forwarded-For": `10.${round}.${number >> 8}.${number & 255}`,
-        "Idempotency-Key": `a key of more than 22 characters ${round} ${number}`,
-      };
-      sessionOf(await server.create({}, headers));
-    }
-    assertError(await server.create({}, { "X-Forwarded-For": "203.0.113.9" }), "server_full");
-    server.advanceAndSweep(7 * 3_600 * SECOND);
-    assert.equal(server.app.chats.count().chats, 0);
-  };
-  await fillServer(0);
-  const grown = (await added(1, () => fillServer(1))) + (await added(1, () => fillServer(2)));
-  assert.ok(grown < 200_000, `${grown} bytes remain of 400 chats`);
-});
+    // Fill the server repeatedly, each chat from a different address. No memory remains in use after the chats expire.
+    const server = await startServer(t, { trustProxy: true, maxChats: 200 });
+    const fillServer = async (round: number): Promise<void> => {
+      for (let number = 0; number < 200; number += 1) {
+        const headers = {
+          "X-Forwarded-For": `10.${round}.${number >> 8}.${number & 255}`,
+          "Idempotency-Key": `a key of more than 22 characters ${round} ${number}`,
+        };
+        sessionOf(await server.create({}, headers));
+      }
+      assertError(await server.create({}, { "X-Forwarded-For": "203.0.113.9" }), "server_full");
+      server.advanceAndSweep(7 * 3_600 * SECOND);
+      assert.equal(server.app.chats.count().chats, 0);
+    };
+    await fillServer(0);
+    const grown = (await added(1, () => fillServer(1))) + (await added(1, () => fillServer(2)));
+    assert.ok(grown < 200_000, `${grown} bytes remain of 400 chats`);
+  },
+);
 
 /** Posts messages from each seat, each with a key of 64 characters. */
 function postMessages(chats: ReturnType<typeof createApp>["chats"], seats: Seat[], times: number): void {

@@ -73,6 +73,8 @@ function randomPath(random: Random, { chatId }: Target): string {
   const path = random.pick([
     "/",
     "/create",
+    "/redeem",
+    "/redeem/a",
     "/healthz",
     "/openapi.json",
     `/${chatId}`,

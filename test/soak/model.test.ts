@@ -44,8 +44,10 @@ type Action =
       isBody: boolean;
     }
   | { type: "joinMany"; count: number; invitation: number }
+  | { type: "redeem"; invitation: number }
   | { type: "preview"; invitation: number; target: number | undefined }
-  | ({ type: "invite" | "revoke" | "leave" | "end" } & Caller)
+  | ({ type: "invite" } & Caller)
+  | ({ type: "revoke" | "leave" | "end" } & Caller)
   | ({ type: "post"; text: string; key: string | undefined } & Caller)
   | ({ type: "burst"; count: number } & Caller)
   | ({ type: "read"; since: "latest" | "none" | number } & Caller)
@@ -114,6 +116,8 @@ class Run {
         const expect = () => ({ status: 200, body: this.model.preview(credential, target) });
         return this.#ask("preview", expect, "GET", `/${target.id}/invite`, { token: credential.token });
       }
+      case "redeem":
+        return this.#redeem(at(this.invitations, -1 - (action.invitation % this.invitations.length)));
       case "invite":
         return this.#invite(action);
       case "post":
@@ -193,14 +197,26 @@ class Run {
     const { credential, target } = this.#caller(action);
     let made: Invitation | undefined;
     const expect = (reply: LineReply): Outcome => {
-      made = this.model.invite(credential, target);
-      made.token = stringIn(reply, "invite_token");
-      const link = `${this.harness.server.base}/${target.id}#invite=${made.token}`;
-      const [seats_left, expires_at] = [6 - target.members.length, new Date(made.expiresAt).toISOString()];
-      return { status: 201, body: { magic_link: link, invite_token: made.token, expires_at, seats_left } };
+      made = this.model.invite(credential, target, stringIn(reply, "invite_token"), stringIn(reply, "code"));
+      const code_expires_at = new Date(this.model.now + 30 * MINUTE).toISOString();
+      const seats_left = 6 - target.members.length;
+      return { status: 201, body: { ...this.#linkOf(made), seats_left, code: made.code, code_expires_at } };
     };
     await this.#ask("invite", expect, "POST", `/${target.id}/invite`, { token: credential.token });
     if (made) this.invitations.push(made);
+  }
+
+  #redeem({ code }: Invitation): Promise<number> {
+    const expect = (): Outcome => {
+      const { invitation, preview } = this.model.redeem(code);
+      return { status: 200, body: { ...preview, ...this.#linkOf(invitation) } };
+    };
+    return this.#ask("redeem", expect, "POST", "/redeem", { body: { code } });
+  }
+
+  #linkOf({ chat, token, expiresAt }: Invitation): object {
+    const magic_link = `${this.harness.server.base}/${chat.id}#invite=${token}`;
+    return { magic_link, invite_token: token, expires_at: new Date(expiresAt).toISOString() };
   }
 
   #post(
@@ -420,7 +436,7 @@ const name = fc.constantFrom(
 const time = fc.oneof(
   { weight: 3, arbitrary: fc.integer({ min: 1, max: 400 }) },
   { weight: 3, arbitrary: fc.constantFrom(SECOND, 49_999, 50_000, MINUTE - 1, MINUTE) },
-  { weight: 2, arbitrary: fc.constantFrom(10 * MINUTE - 1, 10 * MINUTE) },
+  { weight: 2, arbitrary: fc.constantFrom(10 * MINUTE - 1, 10 * MINUTE, 30 * MINUTE - 1, 30 * MINUTE) },
   { weight: 1, arbitrary: fc.constantFrom(HOUR, 6 * HOUR - 10 * MINUTE, 6 * HOUR - 1, 6 * HOUR) },
 );
 
@@ -430,6 +446,7 @@ const ACTIONS: [weight: number, arbitrary: fc.Arbitrary<Action>][] = [
   [1, fc.record({ type: fc.constant("joinMany"), count: fc.integer({ min: 3, max: 6 }), invitation: number })],
   [2, fc.record({ type: fc.constant("preview"), invitation: number, target })],
   [3, fc.record({ type: fc.constant("invite"), ...caller })],
+  [3, fc.record({ type: fc.constant("redeem"), invitation: fc.nat({ max: 3 }) })],
   [1, fc.record({ type: fc.constantFrom("revoke", "end"), ...caller })],
   [3, fc.record({ type: fc.constant("leave"), ...caller })],
   [2, fc.record({ type: fc.constant("remove"), member: fc.integer({ min: 1, max: 7 }), ...caller })],
@@ -471,7 +488,7 @@ const REQUIRED_OUTCOMES = `
   join: 200, join: 201, join: chat_full, join: username_taken, join: invalid_username, join: invalid_token,
   join: expired_token, join: wrong_chat, join: chat_not_found, join: revoked_token,
   preview: 200, preview: chat_full, preview: revoked_token, preview: chat_not_found, preview: expired_token,
-  invite: 201, invite: not_creator, invite: wrong_chat, revoke: 204, revoke: not_creator, end: 204, end: not_creator,
+  redeem: 200, redeem: chat_full, redeem: invalid_code, invite: 201, invite: not_creator, invite: wrong_chat, revoke: 204, revoke: not_creator, end: 204, end: not_creator,
   remove: 204, remove: not_found, remove: not_creator, leave: 204, leave: revoked_token, leave: chat_not_found,
   post: 200, post: 201, post: invalid_text, post: invalid_key, post: expired_token, post: revoked_token,
   post: invalid_token, post: rate_limited, read: 200, read: missed, read: invalid_cursor, read: expired_token,

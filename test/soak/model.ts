@@ -9,6 +9,8 @@ export interface Chat {
   messages: Message[];
   cursor: number;
   generation: number;
+  /** Stands for the newest invitation. */
+  code: { text: string; expiresAt: number; invitation: Invitation } | undefined;
   /** The message bucket of each seat. Leaving and joining again does not refill it. */
   buckets: Map<number, Bucket>;
 }
@@ -37,6 +39,7 @@ export interface Invitation {
   chat: Chat;
   generation: number;
   token: string;
+  code: string;
   expiresAt: number;
 }
 /** The member or invitation that a token belongs to. */
@@ -91,6 +94,7 @@ export class Model {
       messages: [],
       cursor: 0,
       generation: 0,
+      code: undefined,
       buckets: new Map(),
     };
     const member = this.#addMember(chat, name, key && `create ${key}`);
@@ -98,9 +102,21 @@ export class Model {
     return { status: 201, member };
   }
 
-  invite(credential: Credential, target: Chat): Invitation {
+  /** `token` and `newCode` are the server's. The code of the invitation is new only if the chat has none. */
+  invite(credential: Credential, target: Chat, token: string, newCode: string): Invitation {
     const { chat } = this.#creator(credential, target);
-    return { kind: "invite", chat, generation: chat.generation, token: "", expiresAt: this.now + SESSION };
+    const code = chat.code && this.now < chat.code.expiresAt ? chat.code.text : newCode;
+    const { generation } = chat;
+    const invitation: Invitation = { kind: "invite", chat, generation, token, code, expiresAt: this.now + SESSION };
+    chat.code = { text: code, expiresAt: this.now + 30 * MINUTE, invitation };
+    return invitation;
+  }
+
+  redeem(code: string): { invitation: Invitation; preview: object } {
+    const found = this.chats.map((chat) => chat.code).find((each) => each?.text === code);
+    if (!found || this.now >= found.expiresAt) throw new ModelError("invalid_code");
+    const { invitation } = found;
+    return { invitation, preview: this.preview(invitation, invitation.chat) };
   }
 
   preview(credential: Credential, target: Chat): object {
@@ -175,7 +191,9 @@ export class Model {
   }
 
   revoke(credential: Credential, target: Chat): void {
-    this.#creator(credential, target).chat.generation += 1;
+    const { chat } = this.#creator(credential, target);
+    chat.generation += 1;
+    chat.code = undefined;
   }
 
   end(credential: Credential, target: Chat): void {
