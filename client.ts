@@ -113,7 +113,11 @@ interface SystemLine {
 }
 
 /** A question that a dialog asks before something that cannot be undone. */
-export type QuestionKind = { kind: "leave" } | { kind: "end" } | { kind: "remove"; memberId: string; name: string };
+export type QuestionKind =
+  | { kind: "leave" }
+  | { kind: "end" }
+  | { kind: "replace" }
+  | { kind: "remove"; memberId: string; name: string };
 
 /** While `isBusy`, the action is under way and a second press must not repeat it. */
 export type Question = QuestionKind & { isBusy: boolean; error: string };
@@ -167,7 +171,7 @@ export interface ChatState {
   expiresAt: number;
   /** The invitation is shown in the middle of the screen, as in a new chat. */
   isInviting: boolean;
-  /** The newest link; undefined until this tab has created one. */
+  /** The newest link; undefined until this tab has created one, and after its revocation. */
   invite: InviteReply | undefined;
   /** The outcome of the last action on the invitation, as a sentence. */
   inviteStatus: string;
@@ -239,7 +243,9 @@ export type LogEvent =
 
 /** Events on the chat screen that concern its panels and dialogs. */
 export type PanelEvent =
+  // An empty `status` leaves the outcome of an earlier action on the screen.
   | { type: "invite created"; invite: InviteReply; status: string }
+  | { type: "invite revoked" }
   | { type: "invite status changed"; status: string }
   | { type: "inline invite closed" }
   | { type: "question asked"; question: QuestionKind }
@@ -282,6 +288,7 @@ export function update(state: State, event: StateEvent): State {
     case "viewed":
       return state.screen === "chat" ? updateLog(state, event) : state;
     case "invite created":
+    case "invite revoked":
     case "invite status changed":
     case "inline invite closed":
     case "question asked":
@@ -361,7 +368,9 @@ function updateLog(chat: ChatState, event: LogEvent): ChatState {
 function updatePanels(chat: ChatState, event: PanelEvent): ChatState {
   switch (event.type) {
     case "invite created":
-      return { ...chat, invite: event.invite, inviteStatus: event.status };
+      return { ...chat, invite: event.invite, inviteStatus: event.status || chat.inviteStatus };
+    case "invite revoked":
+      return { ...chat, invite: undefined };
     case "invite status changed":
       return { ...chat, inviteStatus: event.status };
     case "inline invite closed":
@@ -1610,17 +1619,20 @@ async function createInvite(status = ""): Promise<void> {
   else dispatch({ type: "invite status changed", status: describeFailure(answer) });
 }
 
-/** Makes all links of the chat invalid. Members who joined with one keep their seats. */
-function revokeInvites({ chat_id, session_token }: Session): Promise<Answer<void>> {
-  return api<void>("DELETE", `/${chat_id}/invite`, { token: session_token });
+/** Makes all links of the chat invalid. Members who joined with one keep their seats. Returns the failure, if any. */
+async function revokeInvites({ chat_id, session_token }: Session): Promise<Failure | undefined> {
+  const revoked = await api<void>("DELETE", `/${chat_id}/invite`, { token: session_token });
+  if (!revoked.isOk) return revoked;
+  // Nobody should copy a link that no longer works.
+  if (isShowing(chat_id)) dispatch({ type: "invite revoked" });
+  return undefined;
 }
 
 /** Revokes the old links before it creates a new one; the new one would be revoked as well otherwise. */
-async function replaceInvite(): Promise<void> {
-  if (state.screen !== "chat") return;
-  const revoked = await revokeInvites(state.session);
-  if (revoked.isOk) await createInvite(getText("invite.replacedNow"));
-  else dispatch({ type: "invite status changed", status: describeFailure(revoked) });
+async function replaceInvite(session: Session): Promise<Failure | undefined> {
+  const failure = await revokeInvites(session);
+  if (!failure) await createInvite(getText("invite.replacedNow"));
+  return failure;
 }
 
 /** Moves the invitation from the middle of a new chat into its dialog, where it stays. */
@@ -1675,6 +1687,8 @@ function answerQuestion(question: Question, session: Session): Promise<Failure |
       return leaveWith(chat_id, getText("notice.left"), api("POST", `/${chat_id}/leave`, { token: session_token }));
     case "end":
       return leaveWith(chat_id, getText("notice.ended"), api("DELETE", `/${chat_id}`, { token: session_token }));
+    case "replace":
+      return replaceInvite(session);
     case "remove":
       return removeMember(session, question.memberId, ui.revoke.checked);
     default:
@@ -1701,8 +1715,8 @@ async function leaveWith(
  */
 async function removeMember(session: Session, memberId: string, hasToRevoke: boolean): Promise<Failure | undefined> {
   if (hasToRevoke) {
-    const revoked = await revokeInvites(session);
-    if (!revoked.isOk) return revoked;
+    const failure = await revokeInvites(session);
+    if (failure) return failure;
   }
   const path = `/${session.chat_id}/members/${memberId}`;
   const removed = await api("DELETE", path, { token: session.session_token });
@@ -1745,6 +1759,9 @@ async function copyField(field: TextField): Promise<string> {
   // The deprecated way has to focus the field. A keyboard user must not lose their place to that.
   const focused = document.activeElement;
   if (await writeClipboard(field)) {
+    // Firefox scrolls a field to the end of its selection, which in a link is the token.
+    field.setSelectionRange(0, 0);
+    field.scrollLeft = 0;
     if (focused instanceof HTMLElement) focused.focus();
     return getText("copy.done");
   }
@@ -1827,7 +1844,7 @@ type HomeId = "savedChats" | "chats" | "unsentField";
 type HeaderId = "chatScreen" | "title" | "seats" | "inviteOpen";
 type BannerId = "banner" | "unsaved" | "ending" | "endingText" | "continueChat";
 type LogId = "inlineInvite" | "log" | "empty" | "list" | "pill" | "counter" | "send";
-type InviteId = "invite" | "inviteText" | "inviteCount" | "inviteStatus";
+type InviteId = "invite" | "inviteTexts" | "inviteText" | "inviteCount" | "inviteStatus";
 type PeopleId = "members" | "inviteHint" | "end";
 type QuestionId = "questionTitle" | "questionText" | "questionError" | "revokeField" | "cancel" | "confirm";
 type ApiPanelId = "commands" | "toggleTokens";
@@ -1840,6 +1857,7 @@ type Page = Record<JoinScreenId | HomeId | HeaderId | BannerId | LogId, HTMLElem
   Record<"message" | "unsent", HTMLTextAreaElement> &
   Record<DialogId, HTMLDialogElement> &
   Record<"qr" | "largeQr", HTMLCanvasElement> &
+  Record<"copy" | "code", HTMLButtonElement> &
   Record<"icon", HTMLLinkElement>;
 
 let ui: Page;
@@ -2040,32 +2058,40 @@ function renderInvite(chat: ChatState): void {
   // Until the first poll, the members are unknown; the creator is one in any case.
   const taken = Math.max(1, chat.members.length);
   const free = SEATS - taken;
-  setText(ui.inviteText, free ? getText("invite.seatsFree", { count: free }) : getText("invite.seatsFull"));
+  const texts = Array.from({ length: SEATS }, (_, count) => describeSeats(count));
+  setText(ui.inviteText, texts[free] ?? "");
+  ui.inviteTexts.dataset["longest"] = texts.toSorted((a, b) => b.length - a.length)[0];
   setText(ui.inviteCount, getText("invite.count", { count: taken, max: SEATS }));
   setText(ui.inviteStatus, chat.inviteStatus);
   drawLink(chat.invite?.magic_link ?? "");
 }
 
+function describeSeats(free: number): string {
+  return free ? getText("invite.seatsFree", { count: free }) : getText("invite.seatsFull");
+}
+
 /** The link that the field and the QR code show. */
-let drawnLink = "";
+let drawnLink: string | undefined;
 
 /** Draws only a new link: a QR code takes milliseconds, and setting a field's value would undo a selection in it. */
 function drawLink(link: string): void {
   if (link === drawnLink) return;
   drawnLink = link;
   ui.link.value = link;
-  drawCode(ui.qr, link, 224);
+  ui.copy.disabled = ui.code.disabled = ui.qr.hidden = !link;
+  // The border of the code's button, 1 px on each side, is part of its width.
+  if (link) drawCode(ui.qr, link, parseFloat(getComputedStyle(ui.code).width) - 2);
 }
 
 /**
- * Draws a QR code, about `size` CSS pixels wide including a margin of 4 modules. It is black on white in any theme,
+ * Draws a QR code, at most `size` CSS pixels wide including a margin of 4 modules. It is black on white in any theme,
  * as scanners expect. Each module is a whole number of device pixels, so that no edge blurs. Example: 41 modules and
- * the margin are 49. For 224 px at ratio 1, a module is round(224 / 49) = 5 pixels and the code 245 px wide; at
- * ratio 2, a module is round(448 / 49) = 9 pixels and the code 441 device pixels or 220.5 px wide.
+ * the margin are 49. For 246 px at ratio 1, a module is floor(246 / 49) = 5 pixels and the code 245 px wide; at
+ * ratio 3, a module is floor(738 / 49) = 15 pixels and the code 735 device pixels or 245 px wide.
  */
-function drawCode(canvas: HTMLCanvasElement, text: string, size: number, round = Math.round): void {
+function drawCode(canvas: HTMLCanvasElement, text: string, size: number): void {
   const code = generate(text);
-  const module = round((size * devicePixelRatio) / (code.size + 8));
+  const module = Math.floor((size * devicePixelRatio) / (code.size + 8));
   const pixels = module * (code.size + 8);
   canvas.width = canvas.height = pixels;
   canvas.style.width = canvas.style.height = `${pixels / devicePixelRatio}px`;
@@ -2080,8 +2106,7 @@ function drawCode(canvas: HTMLCanvasElement, text: string, size: number, round =
 }
 
 function openLargeCode(): void {
-  // Rounded down, so that the code never exceeds the screen.
-  drawCode(ui.largeQr, drawnLink, Math.min(innerWidth, innerHeight), Math.floor);
+  if (drawnLink) drawCode(ui.largeQr, drawnLink, Math.min(innerWidth, innerHeight));
   ui.large.showModal();
 }
 
@@ -2267,6 +2292,8 @@ function describeQuestion(question: Question, chat: ChatState): { title: string;
       const text = joinSentences(getText("leave.text"), isCreator(chat) ? getText("leave.creator") : "");
       return { title: getText("leave.title"), text, action: getText("people.leave") };
     }
+    case "replace":
+      return { title: getText("replace.title"), text: getText("replace.text"), action: getText("replace.confirm") };
     case "end":
       return { title: getText("end.title"), text: getText("end.text"), action: getText("people.end") };
     case "remove": {
@@ -2304,7 +2331,7 @@ function clearChat(): void {
   ui.commands.replaceChildren();
   Object.assign(ui.log, { role: null, ariaLabel: null });
   isLogLive = false;
-  ui.link.value = drawnLink = "";
+  drawLink("");
 }
 
 // ---------------------------------------------------------------------------------------------------------
@@ -2423,7 +2450,7 @@ function focusName(): void {
 // The rest are events of the browser: keys, scrolling, visibility, the network, the keyboard on a touch screen.
 
 type FormAction = "submitName" | "sendDraft" | "confirmQuestion";
-type InviteAction = "openInvite" | "closeInvite" | "copyLink" | "replaceInvite" | "openCode";
+type InviteAction = "openInvite" | "closeInvite" | "copyLink" | "askToReplace" | "openCode";
 type PeopleAction = "openPeople" | "askToLeave" | "askToEnd" | "askToRemove";
 type ApiAction = "openApi" | "toggleTokens" | "copyCommand";
 type LogAction = "continueChat" | "showNewest" | "retryMessage" | "resendMessage" | "discardMessage";
@@ -2437,7 +2464,7 @@ export const ACTIONS: Readonly<Record<Action, (source: HTMLElement, id: string) 
   openInvite: openInviteDialog,
   closeInvite,
   copyLink,
-  replaceInvite,
+  askToReplace: () => askQuestion({ kind: "replace" }),
   openCode: openLargeCode,
   openPeople: () => openDialog(ui.people),
   openApi: openApiPanel,

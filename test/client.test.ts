@@ -427,7 +427,13 @@ test("the state keeps the outcome of an invitation and the reason why continuing
   const invite = { magic_link: "link", invite_token: "token", expires_at: "", seats_left: 5, ...code };
   const created = chatAfter({ type: "invite created", invite, status: "new" });
   assert.deepEqual([created.invite, created.inviteStatus], [invite, "new"]);
-  assert.equal(chatAfter({ type: "invite status changed", status: "Copied" }).inviteStatus, "Copied");
+  const copied = chatAfter(
+    { type: "invite status changed", status: "Copied" },
+    { type: "invite created", invite, status: "" },
+  );
+  assert.equal(copied.inviteStatus, "Copied", "a fresh link does not clear it");
+  const revoked = update(copied, { type: "invite revoked" });
+  assert.equal(revoked.screen === "chat" && revoked.invite, undefined);
   assert.equal(chatAfter({ type: "continue failed", error: "Full." }).continueError, "Full.");
 });
 

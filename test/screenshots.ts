@@ -21,6 +21,12 @@ const SCREENS: Record<string, BrowserContextOptions> = {
   "small-dark": { ...phone, viewport: { width: 320, height: 568 }, colorScheme: "dark" },
   "tablet-light": { ...phone, viewport: { width: 768, height: 1024 }, colorScheme: "light" },
   "tablet-dark": { ...phone, viewport: { width: 768, height: 1024 }, colorScheme: "dark" },
+  "landscape-light": { ...phone, viewport: { width: 740, height: 360 }, colorScheme: "light" },
+  "landscape-dark": { ...phone, viewport: { width: 740, height: 360 }, colorScheme: "dark" },
+  // How a desktop's window of 1280 by 800 pixels looks to the page at 200 % zoom.
+  "zoomed-light": { viewport: { width: 640, height: 400 }, deviceScaleFactor: 2, colorScheme: "light" },
+  "phone-forced": { ...phone, viewport: { width: 390, height: 844 }, colorScheme: "dark", forcedColors: "active" },
+  "desktop-forced": { viewport: { width: 1280, height: 800 }, colorScheme: "light", forcedColors: "active" },
 };
 
 async function takeAll(browser: Browser, wanted: string): Promise<void> {

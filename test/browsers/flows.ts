@@ -65,6 +65,7 @@ async function testCopying(t: TestContext, engine: Engine): Promise<void> {
   await ana.press("#copy");
   await untilShows(ana, "#inviteStatus", "Copied");
   const shown = await ana.run(() => document.querySelector<HTMLInputElement>("#link")?.value);
+  assert.equal(await ana.run(() => document.querySelector("#link")?.scrollLeft), 0, "the field shows the link's start");
   await ana.press("#inviteClose");
   await ana.paste("#message");
   assert.equal(await until(ana, "the link is pasted", readDraft), shown);

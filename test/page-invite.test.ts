@@ -1,0 +1,171 @@
+// The invitation, in the middle of a new chat and in its dialog: nothing moves under a finger, and nothing is lost by
+// a single press.
+
+import assert from "node:assert/strict";
+import { after as afterAll, before as beforeAll, test } from "node:test";
+import type { Browser, Page } from "playwright-core";
+import { launchBrowser, newPerson, startSite, type TestSite } from "./lib/browser.ts";
+import { call, joinByApi, PHONE, postByApi, readInviteLink, start, startChatWithJonas } from "./lib/people.ts";
+
+let browser: Browser;
+beforeAll(async () => {
+  browser = await launchBrowser();
+});
+afterAll(() => browser.close());
+
+// ---------------------------------------------------------------------------------------------------------
+// Nothing moves.
+
+for (const [width, height] of [
+  [1280, 800],
+  [390, 844],
+  [320, 568],
+  [740, 360],
+] as const) {
+  test(`nothing in the invitation moves during a whole evening, at ${width} by ${height} pixels`, async (t) => {
+    const site = await startSite(t);
+    const isPhone = width < 800;
+    const { page } = await newPerson(t, browser, { ...(isPhone && PHONE), viewport: { width, height } });
+    await page.addInitScript(watchInvite);
+    const link = await start(page, site);
+    await spendEvening(page, site, link);
+    assert.deepEqual(await readMoves(page), { places: 1, shifts: [] }, "in the middle of the chat");
+
+    await page.getByRole("button", { name: "Invite", exact: true }).click();
+    await page.getByRole("dialog").waitFor();
+    await page.evaluate(() => Object.assign(window, { invitePlaces: new Set(), inviteShifts: [] }));
+    await spendEvening(page, site, await readInviteLink(page));
+    assert.deepEqual(await readMoves(page), { places: 1, shifts: [] }, "in the dialog");
+  });
+}
+
+/**
+ * Notes, from the first frame on, each place where the invitation's controls are, and each layout shift in it. Places
+ * are measured from the top of what scrolls, as a person (and Playwright, before a press) may scroll the invitation.
+ */
+function watchInvite(): void {
+  const places = new Set<string>();
+  const shifts: string[] = [];
+  Object.assign(window, { invitePlaces: places, inviteShifts: shifts });
+  const ids = ["inviteTitle", "inviteClose", "code", "inviteText", "inviteCount", "link", "copy", "replaceLink"];
+  const look = () => {
+    const boxes = ids.map((id) => document.getElementById(id)?.getBoundingClientRect() ?? new DOMRect());
+    const scrolled = document.querySelector("#invite")?.parentElement?.scrollTop ?? 0;
+    const isShown = boxes.some(({ width }) => width > 0);
+    const place = boxes.map(({ x, y }) => `${x} ${y + scrolled}`).join();
+    if (isShown) Reflect.get(window, "invitePlaces").add(place);
+    requestAnimationFrame(look);
+  };
+  requestAnimationFrame(look);
+  const observer = new PerformanceObserver((list) => {
+    for (const entry of list.getEntries()) {
+      const sources: { node?: Node }[] = Reflect.get(entry, "sources");
+      const invite = document.querySelector("#invite");
+      if (sources.some(({ node }) => node && invite?.contains(node))) {
+        Reflect.get(window, "inviteShifts").push(`${Reflect.get(entry, "value")}`);
+      }
+    }
+  });
+  observer.observe({ type: "layout-shift", buffered: true });
+}
+
+function readMoves(page: Page): Promise<{ places: number; shifts: string[] }> {
+  return page.evaluate(async () => {
+    // The browser reports a layout shift after the frame that contains it.
+    await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+    return { places: Reflect.get(window, "invitePlaces").size, shifts: Reflect.get(window, "inviteShifts") };
+  });
+}
+
+/** Copies the link; four guests join, write and leave; the link is replaced, and the new one is copied. */
+async function spendEvening(page: Page, site: TestSite, link: string): Promise<void> {
+  await copyLink(page);
+  const guests = [];
+  for (const name of ["Jonas", "Mia", "Noa", "Olaf"]) {
+    const guest = await joinByApi(site, link, name);
+    guests.push(guest);
+    await postByApi(site, guest, `Hello, ${name} here`);
+    await page.getByText(`${guests.length + 1} of 6 in the chat`).waitFor();
+  }
+  await page.getByRole("button", { name: "Replace the link…" }).click();
+  await page.getByRole("button", { name: "Replace", exact: true }).click();
+  await page.getByText("The old one no longer works").waitFor();
+  await copyLink(page);
+  for (const { chat_id, session_token } of guests) await call(site, "POST", `/${chat_id}/leave`, session_token);
+  await page.getByText("1 of 6 in the chat").waitFor();
+}
+
+async function copyLink(page: Page): Promise<void> {
+  await page.getByRole("button", { name: "Copy" }).click();
+  await page.getByText("Copied").waitFor();
+}
+
+// ---------------------------------------------------------------------------------------------------------
+// The link.
+
+test("replacing the link asks first, and then revokes the old one", async (t) => {
+  const { site, page, link } = await startChatWithJonas(t, browser);
+  await page.getByRole("button", { name: "Replace the link…" }).click();
+  await page.getByRole("dialog", { name: "Replace the link?" }).getByRole("button", { name: "Cancel" }).click();
+  await joinByApi(site, link, "Mia");
+  await page.getByRole("button", { name: "Replace the link…" }).click();
+  await page.getByRole("button", { name: "Replace", exact: true }).click();
+  await page.getByText("The old one no longer works").waitFor();
+  const fresh = await readInviteLink(page);
+  assert.notEqual(fresh, link);
+  await assert.rejects(joinByApi(site, link, "Noa"));
+  await joinByApi(site, fresh, "Noa");
+});
+
+test("until there is a link, neither it nor its QR code can be pressed", async (t) => {
+  const { page, jonas, link } = await startChatWithJonas(t, browser);
+  const copy = page.getByRole("button", { name: "Copy" });
+  const code = page.getByRole("button", { name: /QR code/ });
+  const release = await holdInvite(page, jonas.chat_id);
+  await page.reload();
+  await page.getByText("2 of 6 in the chat").waitFor();
+  assert.deepEqual([await copy.isDisabled(), await code.isDisabled()], [true, true]);
+  release();
+  await readInviteLink(page);
+  assert.deepEqual([await copy.isDisabled(), await code.isDisabled()], [false, false]);
+
+  // A link that was just revoked cannot be copied either.
+  const releaseNext = await holdInvite(page, jonas.chat_id);
+  await page.getByRole("button", { name: "Replace the link…" }).click();
+  await page.getByRole("button", { name: "Replace", exact: true }).click();
+  await page.waitForFunction(() => document.querySelector<HTMLInputElement>("#link")?.value === "");
+  assert.equal(await copy.isDisabled(), true);
+  releaseNext();
+  assert.notEqual(await readInviteLink(page), link);
+});
+
+test("a link that arrives after a press of Copy leaves the outcome on the screen", async (t) => {
+  const { page, jonas } = await startChatWithJonas(t, browser);
+  const release = await holdInvite(page, jonas.chat_id);
+  await page.getByRole("button", { name: "Invite", exact: true }).click();
+  const old = await readInviteLink(page);
+  await copyLink(page);
+  release();
+  await page.waitForFunction((before) => document.querySelector<HTMLInputElement>("#link")?.value !== before, old);
+  assert.equal(await page.locator("#inviteStatus").textContent(), "Copied");
+});
+
+test("after Copy the field still shows the beginning of the link, without a selection", async (t) => {
+  const { page } = await startChatWithJonas(t, browser);
+  await page.locator("#link").evaluate((field) => field.scrollTo(1000, 0));
+  await copyLink(page);
+  const shown = await page.locator("#link").evaluate((field) => {
+    return field instanceof HTMLInputElement && [field.scrollLeft, field.selectionStart, field.selectionEnd];
+  });
+  assert.deepEqual(shown, [0, 0, 0]);
+});
+
+/** Holds requests for a link until the returned function is called. */
+async function holdInvite(page: Page, chatId: string): Promise<() => void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  await page.route(`**/${chatId}/invite`, async (route) => {
+    if (route.request().method() === "POST") await promise;
+    await route.fallback();
+  });
+  return resolve;
+}
