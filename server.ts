@@ -266,9 +266,9 @@ type ArrivingBody = { bytes: Buffer; size: number; isDone: boolean; onDone: () =
 type Reply = { kind: "reply"; status: number; headers: ReplyHeaders; body: string | Buffer };
 type ReplyHeaders = Record<string, string | number>;
 
-/** Per connection: the weight of its queued requests (see `queueWeight`), and the answer bytes that its peer had taken
- * at `takenAt` (ms), and none since. */
-type Connection = { queuedBytes: number; takenBytes: number; takenAt: number };
+/** Per connection: the weight of its queued requests (see `queueWeight`), the answer bytes that its peer had taken at
+ * `takenAt` (ms), and none since, and its held poll or stream. */
+type Connection = { queuedBytes: number; takenBytes: number; takenAt: number; waiter: Waiter | undefined };
 
 /** The running server: settings, chats, counters. */
 interface ServerState {
@@ -283,8 +283,8 @@ interface ServerState {
   readonly loopDelayTotal: { seconds: number; count: number };
   /** When the bucket of all wrong codes is full again (ms). Not in `bucketFullAt`, whose oldest entries are dropped. */
   wrongCodesFullAt: number;
-  /** Requests whose body is still arriving. */
-  pendingBodies: number;
+  /** Connections with a request whose body is still arriving. */
+  readonly receiving: Set<Socket>;
   /** running: everything. draining, for at most a second: no new connections, no new requests except reads; bodies that
    * are arriving may finish, so that their messages are still seen. closing: waits end with `stopping`, and only
    * messages that were already posted can still be read. */
@@ -356,7 +356,7 @@ function createChat(context: RequestContext): Reply {
   const { chats } = context.state;
   const body = readObject(context);
   const seatKey = readSeatKey(context, "create");
-  const earlier = chats.findSeat(seatKey);
+  const earlier = chats.findSeatByKey(seatKey);
   if (earlier) return sessionReply(200, earlier, context);
   const address = clientAddress(context);
   chats.makeRoom(address);
@@ -367,7 +367,7 @@ function joinChat(context: RequestContext): Reply {
   const { chats } = context.state;
   const { chat, body } = readJoin(context);
   const seatKey = readSeatKey(context, chat.id);
-  const earlier = chats.findSeat(seatKey);
+  const earlier = chats.findSeatByKey(seatKey);
   if (earlier) return sessionReply(200, earlier, context);
   if (chat.members.length === LIMITS.seats) throw new ApiError("chat_full");
   return sessionReply(201, chats.join(chat, readUsername(body), seatKey), context);
@@ -407,12 +407,12 @@ function readMessages(context: RequestContext, member: Member): Reply | Waiter {
     poll.isStream ? streamReply(member, poll.since, now) : pollReply(member, poll.since, now, isRetry);
   if (context.method === "HEAD") return replyNow(false);
   member.lastSeen = now;
-  if (state.phase !== "running" && state.pendingBodies === 0 && poll.since === cursor) throw new ApiError("stopping");
+  if (state.phase !== "running" && state.receiving.size === 0 && poll.since === cursor) throw new ApiError("stopping");
   const isDue = !poll.isStream && (poll.wait === 0 || poll.since !== cursor);
   if (isDue || state.phase === "closing") return replyNow(false);
   const waiter: Waiter = { kind: "waiter", ...poll, member, heldAt: now };
   if (state.chats.addWaiter(waiter)) return waiter;
-  if (waiter.browser === "") throw new ApiError("rate_limited", { "Retry-After": 1 });
+  if (waiter.browser === "") throw new ApiError("rate_limited", retryAfter(1));
   return replyNow(true);
 }
 
@@ -482,19 +482,16 @@ const startTime = Date.now() / SECOND - process.uptime();
 
 /** The member whose session token a request bears. Checks run in this order: token, chat, seat, creator. */
 function authoriseMember(context: RequestContext, caller: "member" | "creator"): Member {
-  const token = bearerToken(context.headers.authorization);
-  const chat = context.state.chats.get(context.chatId);
-  // Comparing with the seat's own token costs a tenth of an HMAC. The first four characters encode the member's
-  // number, which is no secret, so they may select the seat.
-  const claimed = chat?.members.find((member) => token.startsWith(member.token.slice(0, 4)));
-  const isValid = claimed && context.now < claimed.expiresAt && constantTimeEqual(token, claimed.token);
-  if (!chat || !claimed || !isValid) {
-    // No seat has this token. Verify it in full to find the right error; only this path pays for the HMAC.
+  const { state, chatId, now, headers } = context;
+  const token = bearerToken(headers.authorization);
+  const member = state.chats.findSeat(token);
+  if (!member || member.chat.id !== chatId || now >= member.expiresAt) {
+    // No seat in this chat has this token. Verify it in full to find the right error; only this path pays for the HMAC.
     verifyToken(token, "session", context);
-    throw new ApiError(chat ? "revoked_token" : "chat_not_found");
+    throw new ApiError(state.chats.get(chatId) ? "revoked_token" : "chat_not_found");
   }
-  if (caller === "creator" && chat.creator !== claimed) throw new ApiError("not_creator");
-  return claimed;
+  if (caller === "creator" && member.chat.creator !== member) throw new ApiError("not_creator");
+  return member;
 }
 
 /** The chat that an invite token opens, and until when (ms since 1970). */
@@ -623,10 +620,14 @@ function readText(context: RequestContext): unknown {
 function parseObject(text: string): Record<string, unknown> | undefined {
   try {
     const value: unknown = JSON.parse(text);
-    return typeof value === "object" && value !== null && !Array.isArray(value) ? { ...value } : undefined;
+    return isObject(value) ? value : undefined;
   } catch {
     return undefined;
   }
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 /* ---- Shaping replies ---------------------------------------------------------------------------------
@@ -638,13 +639,13 @@ const API_HEADERS = {
   "X-Content-Type-Options": "nosniff",
   // Any page may call: there are no cookies, only tokens, which another site's page does not have.
   "Access-Control-Allow-Origin": "*",
-  "Access-Control-Expose-Headers": "Location, Retry-After",
-  // The same address is the page for a browser.
-  Vary: "Accept, Authorization",
 } as const;
 
 const { "Content-Type": _, ...EMPTY_HEADERS } = API_HEADERS;
 const NO_CONTENT: Reply = { kind: "reply", status: 204, headers: EMPTY_HEADERS, body: "" };
+
+/** A page on another site may read these headers only if they are exposed. */
+const retryAfter = (seconds: number) => ({ "Retry-After": seconds, "Access-Control-Expose-Headers": "Retry-After" });
 
 /** A JSON reply. A string is JSON already. */
 function jsonReply(status: number, value: object | string, headers?: ReplyHeaders): Reply {
@@ -709,7 +710,7 @@ function sessionReply(status: 200 | 201, member: Member, context: RequestContext
     expires_at: toIso(member.expiresAt),
     url: `${baseUrl(context, true)}/${chat.id}`,
   };
-  return jsonReply(status, session, { Location: `/${chat.id}` });
+  return jsonReply(status, session, { Location: `/${chat.id}`, "Access-Control-Expose-Headers": "Location" });
 }
 
 /** A PollReply for one reader. Messages are stored as JSON, so one message for five readers is serialised once and
@@ -818,9 +819,11 @@ export class Chats {
   readonly prefix: string;
   readonly #options: Options;
   readonly #chats = new Map<string, Chat>();
-  /** All seats, in order of joining. Sessions last equally long, so this is also the order of expiry. After the clock
-   * was set back a seat may be kept for that much longer; its token still ends on time. */
-  readonly #seats = new Set<Member>();
+  /** All seats by session token, in order of joining. Sessions last equally long, so this is also the order of expiry.
+   * After the clock was set back a seat may be kept for that much longer; its token still ends on time. */
+  readonly #seats = new Map<string, Member>();
+  /** No seat expires before this time (ms), so most requests need not look for one. */
+  #nextExpiry = Infinity;
   readonly #seatByKey = new Map<string, Member>();
   readonly #waiters = new Set<Waiter>();
   readonly #waitersByBrowser = new Map<string, Set<Waiter>>();
@@ -841,8 +844,10 @@ export class Chats {
     return this.#chats.get(id);
   }
 
-  hasSeat(member: Member): boolean {
-    return this.#seats.has(member);
+  /** The seat with this session token, which may have expired. The time of the lookup reveals no part of a token: V8 hashes
+   * strings with a random seed, and compares characters only if two hashes are equal. */
+  findSeat(token: string): Member | undefined {
+    return this.#seats.get(token);
   }
 
   /** Ensures that an address may create one more chat. A full server ends the chat that has been idle longest. @throws
@@ -851,13 +856,13 @@ export class Chats {
     const { maxChats = LIMITS.chats, rateLimit, now } = this.#options;
     const share = Math.max(LIMITS.chatsPerAddress, Math.floor(maxChats * LIMITS.addressShare));
     const own = rateLimit === false ? [] : [...this.#chats.values()].filter((chat) => chat.address === address);
-    if (own.length >= share) throw new ApiError("rate_limited", { "Retry-After": 60 });
+    if (own.length >= share) throw new ApiError("rate_limited", retryAfter(60));
     if (this.#chats.size < maxChats) return;
     const idleSince = now() - LIMITS.idleMs;
     const alone = [...this.#chats.values()].flatMap(({ members }) => (members.length === 1 ? members : []));
     const idle = alone.filter(({ chat, lastSeen }) => chat.waiters.size === 0 && lastSeen <= idleSince);
     const [longest] = idle.toSorted((a, b) => a.lastSeen - b.lastSeen);
-    if (!longest) throw new ApiError("server_full", { "Retry-After": 60 });
+    if (!longest) throw new ApiError("server_full", retryAfter(60));
     this.end(longest.chat);
   }
 
@@ -875,7 +880,8 @@ export class Chats {
     chat.membersEver += 1;
     const member = this.#newMember(chat, username, seatKey);
     chat.members.push(member);
-    this.#seats.add(member);
+    this.#seats.set(member.token, member);
+    this.#nextExpiry = Math.min(this.#nextExpiry, member.expiresAt);
     if (seatKey !== undefined) this.#seatByKey.set(seatKey, member);
     chat.cursor += 1;
     chat.membersChangedAt = chat.cursor;
@@ -897,7 +903,7 @@ export class Chats {
   }
 
   /** The seat taken with this key in the last ten minutes, unless it has been freed. */
-  findSeat(seatKey: string | undefined): Member | undefined {
+  findSeatByKey(seatKey: string | undefined): Member | undefined {
     const member = this.#seatByKey.get(seatKey ?? "");
     return member && this.#isFresh(member.expiresAt - LIMITS.sessionMs) ? member : undefined;
   }
@@ -985,7 +991,7 @@ export class Chats {
   }
 
   #forget(member: Member): void {
-    this.#seats.delete(member);
+    this.#seats.delete(member.token);
     const { seatKey = "" } = member;
     if (this.#seatByKey.get(seatKey) === member) this.#seatByKey.delete(seatKey);
   }
@@ -1036,14 +1042,19 @@ export class Chats {
     waiter.onEnd?.(end);
   }
 
-  /** Frees expired seats. Runs before every request, so it stops at the first seat that is not due. */
+  /** Frees expired seats. Runs before every request, so it looks at the seats only when one is due. */
   expire(now: number): void {
+    if (now < this.#nextExpiry) return;
     const due: Member[] = [];
-    for (const member of this.#seats) {
-      if (now < member.expiresAt) break;
+    this.#nextExpiry = Infinity;
+    for (const member of this.#seats.values()) {
+      if (now < member.expiresAt) {
+        this.#nextExpiry = member.expiresAt;
+        break;
+      }
       due.push(member);
     }
-    if (due.length > 0) this.freeSeats(due, "expired_token");
+    this.freeSeats(due, "expired_token");
   }
 
   /** Ends expired sessions, and polls whose time is up. Scanning 60,000 polls takes a millisecond. */
@@ -1232,7 +1243,7 @@ function takeToken(rate: keyof typeof RATES, fullAt: number, now: number): numbe
   // After the clock was set back `fullAt` may be far ahead; the bucket is then just empty.
   const next = Math.min(Math.max(fullAt, now), now + capacity) + interval;
   if (next <= now + capacity) return next;
-  throw new ApiError("rate_limited", { "Retry-After": Math.ceil((next - capacity - now) / SECOND) });
+  throw new ApiError("rate_limited", retryAfter(Math.ceil((next - capacity - now) / SECOND)));
 }
 
 /** Counts a request against its client's address. @throws ApiError rate_limited */
@@ -1314,7 +1325,8 @@ function handleRequest(req: IncomingMessage, res: ServerResponse, state: ServerS
   const [origin = "", authority] = url.startsWith("/") ? [] : (/^https?:\/\/([^/?]*)/i.exec(url) ?? []);
   const [path = "", query = ""] = url.slice(origin.length).split("?", 2);
   const [, chatId = "", , memberId = ""] = path.split("/", 4);
-  const parts = {
+  const context: RequestContext = {
+    state,
     method,
     path: path || "/",
     query,
@@ -1323,8 +1335,12 @@ function handleRequest(req: IncomingMessage, res: ServerResponse, state: ServerS
     headers,
     host: authority ?? headers.host,
     socket,
+    now: 0,
+    arriving,
+    body: NO_BODY,
+    isTooLarge: false,
+    bodyExample: "",
   };
-  const context = { state, ...parts, arriving, now: 0, body: NO_BODY, isTooLarge: false, bodyExample: "" };
   if (state.options.log) logWhenDone(context, res, state.options.log);
   respond(context, res, () => dispatch(context, res));
 }
@@ -1370,6 +1386,7 @@ function dispatch(context: RequestContext, res: ServerResponse): Reply | Waiter 
   if (route.body === undefined) return runRoute(route, context);
   context.bodyExample = route.body;
   const member = route.caller === "anyone" ? undefined : authoriseMember(context, route.caller);
+  if (!context.arriving && !hasPendingBody(res.req)) return runRoute(route, context, member);
   readBody(context, res, () => runRoute(route, context, member));
   return undefined;
 }
@@ -1397,7 +1414,7 @@ let latestHost: string | undefined;
 /** `known`: the member whose token was checked before the body arrived. It only has to hold its seat still. */
 function runRoute(route: Route, context: RequestContext, known?: Member): Reply | Waiter {
   if (route.caller === "anyone") return route.handle(context);
-  const isValid = known && context.state.chats.hasSeat(known) && context.now < known.expiresAt;
+  const isValid = known && context.state.chats.findSeat(known.token) && context.now < known.expiresAt;
   return route.handle(context, isValid ? known : authoriseMember(context, route.caller));
 }
 
@@ -1416,9 +1433,11 @@ function readBody(context: RequestContext, res: ServerResponse, run: () => Reply
     });
   };
   if (body.isDone || announced > LIMITS.bodyBytes) return finish();
-  state.pendingBodies += 1;
-  res.req.once("close", () => (state.pendingBodies -= 1));
-  body.onDone = finish;
+  state.receiving.add(context.socket);
+  body.onDone = () => {
+    finish();
+    state.receiving.delete(context.socket);
+  };
 }
 
 /** The most bytes of a body that are kept: as many as it announces, up to the limit. */
@@ -1443,14 +1462,17 @@ function collectBody(req: IncomingMessage): ArrivingBody {
     body.size += chunk.length;
     if (body.size > LIMITS.bodyBytes) finish();
   });
-  req.once("end", () => body.isDone || finish());
+  req.on("end", () => body.isDone || finish());
   return body;
 }
 
 /** Keeps a poll open until its wait ends or its reader disconnects. */
 function keepOpen(waiter: Waiter, context: RequestContext, res: ServerResponse): void {
-  const { options, chats } = context.state;
+  const { options, connections } = context.state;
+  const connection = connections.get(context.socket);
+  if (connection) connection.waiter = waiter;
   waiter.onEnd = (end) => {
+    if (connection) connection.waiter = undefined;
     respond(context, res, () => {
       if (end !== "answer" && end !== "retry") throw new ApiError(end);
       return pollReply(waiter.member, waiter.since, options.now(), end === "retry");
@@ -1462,7 +1484,6 @@ function keepOpen(waiter: Waiter, context: RequestContext, res: ServerResponse):
   if (hasPendingBody(res.req)) discardBody(res.req, () => context.socket.destroy());
   else res.req.headers = context.headers = {};
   res.req.rawHeaders = [];
-  res.once("close", () => chats.removeWaiter(waiter));
 }
 
 /** Writes new lines and waits again, until an error ends the stream. A reader that does not keep up gets nothing more
@@ -1644,6 +1665,8 @@ function endUnread(socket: Socket, connection: Connection, now: number): void {
 export type App = ReturnType<typeof createApp>;
 
 const SERVER_OPTIONS = {
+  // Requests without a body skip the stream that would read it. Such a request emits no events.
+  optimizeEmptyRequests: true,
   maxHeaderSize: 16_384,
   headersTimeout: 10 * SECOND,
   requestTimeout: 30 * SECOND,
@@ -1674,8 +1697,13 @@ export function createApp(given: AppOptions = {}) {
     : http.createServer(SERVER_OPTIONS, listener);
   server.maxHeadersCount = LIMITS.headers + 1;
   server.on(options.tls ? "secureConnection" : "connection", (socket: Socket) => {
-    state.connections.set(socket, { queuedBytes: 0, takenBytes: 0, takenAt: 0 });
-    socket.once("close", () => state.connections.delete(socket));
+    const connection: Connection = { queuedBytes: 0, takenBytes: 0, takenAt: 0, waiter: undefined };
+    state.connections.set(socket, connection);
+    socket.once("close", () => {
+      state.connections.delete(socket);
+      state.receiving.delete(socket);
+      if (connection.waiter) chats.removeWaiter(connection.waiter);
+    });
   });
   server.on("clientError", (error, socket) => refuseConnection(error, socket, state));
   server.on("connect", (_req, socket) => refuseConnection(new Error("CONNECT"), socket, state));
@@ -1687,10 +1715,14 @@ export function createApp(given: AppOptions = {}) {
 function newState(options: Options): ServerState {
   const loopDelay = monitorEventLoopDelay({ resolution: LOOP_TICK_MS });
   if (options.metrics) loopDelay.enable();
-  const maps = { bucketFullAt: new Map(), connections: new Map(), errorCounts: new Map() };
-  const loopDelayTotal = { seconds: 0, count: 0 };
-  const counts = { wrongCodesFullAt: 0, pendingBodies: 0 };
-  return { options, chats: new Chats(options), ...maps, loopDelay, loopDelayTotal, ...counts, phase: "running" };
+  const maps = {
+    bucketFullAt: new Map(),
+    connections: new Map(),
+    receiving: new Set<Socket>(),
+    errorCounts: new Map(),
+  };
+  const start = { loopDelayTotal: { seconds: 0, count: 0 }, wrongCodesFullAt: 0, phase: "running" } as const;
+  return { options, chats: new Chats(options), ...maps, loopDelay, ...start };
 }
 
 function sweep({ chats, bucketFullAt, connections, options }: ServerState): void {
@@ -1708,7 +1740,7 @@ async function stopServer(server: http.Server, state: ServerState): Promise<void
   // Not http's close(), which would cut off a client between two polls that has not asked for the last message yet.
   NetServer.prototype.close.call(server);
   const start = performance.now();
-  while (state.pendingBodies > 0 && performance.now() - start < SECOND) await sleep(10);
+  while (state.receiving.size > 0 && performance.now() - start < SECOND) await sleep(10);
   state.phase = "closing";
   state.chats.endAllWaits("stopping");
   await Promise.race([closed, sleep(SECOND / 2, undefined, { ref: false })]);
