@@ -6,7 +6,6 @@ import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 import { generate } from "lean-qr/nano";
 import assets from "../dist/assets.json" with { type: "json" };
-import type { Settings } from "../server.ts";
 import {
   addressUrl,
   isLoopback,
@@ -15,6 +14,7 @@ import {
   PRIVATE,
   UNSPECIFIED_ADDRESS,
 } from "./addresses.ts";
+import type { Settings } from "./settings.ts";
 
 /** The port without --port, or the next free one if it is in use. */
 export const DEFAULT_PORT = 8_080;

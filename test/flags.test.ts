@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, test } from "node:test";
-import { FLAGS } from "../server.ts";
+import { FLAGS } from "../lib/settings.ts";
 import { type ProcessResult, record, run, stringOf, occupyPort, temporaryFolder } from "./lib/helpers.ts";
 
 /** Flags of other programs that the documents mention. */
