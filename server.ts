@@ -14,6 +14,7 @@
  *   POST   /:chat_id/leave                   leave the chat (member)
  *   DELETE /:chat_id/members/:member_id      remove a member (creator)
  *   DELETE /:chat_id                         end the chat (creator)
+ *   GET    /addresses                        where others reach this machine (only for requests from the machine itself)
  *   GET    /openapi.json, /healthz, /robots.txt, /llms.txt, and /metrics with --metrics
  *
  * Promises (test/promises.test.ts has a test for each number):
@@ -48,7 +49,14 @@ import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { setFlagsFromString } from "node:v8";
 import assets from "./dist/assets.json" with { type: "json" };
-import { addressUrl, findLanAddresses, isLoopback, plainAddress, UNSPECIFIED_ADDRESS } from "./lib/addresses.ts";
+import {
+  addressUrl,
+  findLanAddresses,
+  isLoopback,
+  type LanAddress,
+  listeningAddresses,
+  plainAddress,
+} from "./lib/addresses.ts";
 import { messageOf, NODE_NAME_LENGTH, readFlags, readSettings, type Settings } from "./lib/settings.ts";
 import { bannerValues, DEFAULT_PORT, waitForKey } from "./lib/terminal.ts";
 
@@ -128,7 +136,8 @@ export interface Session {
   url: string;
 }
 type InviteLink = { magic_link: string; invite_token: string; expires_at: string; seats_left: number };
-export type InviteReply = InviteLink & { code: string; code_expires_at: string };
+export type InviteReply = InviteLink & { other_links: string[]; code: string; code_expires_at: string };
+export type AddressesReply = { addresses: string[] };
 export type InvitePreview = { chat_id: string; seats_left: number; members: string[]; expires_at: string };
 export type RedeemReply = InviteLink & InvitePreview;
 export type MessageView = { id: number; member_id: string; username: string; text: string; sent_at: string };
@@ -219,8 +228,8 @@ export interface AppOptions {
   secret?: Buffer;
   /** The clock, in ms since 1970. */
   now?: () => number;
-  /** This machine's address on its local network, if it has one. */
-  lanAddress?: () => string | undefined;
+  /** This machine's addresses on its networks, the best to share first. */
+  lanAddresses?: () => LanAddress[];
   host?: string | undefined;
   url?: string | undefined;
   tls?: { cert: string | Buffer; key: string | Buffer } | undefined;
@@ -323,6 +332,7 @@ export const ROUTES: readonly Route[] = [
   { method: "GET", path: "/openapi.json", caller: "anyone", handle: () => OPENAPI_REPLY },
   { method: "GET", path: "/healthz", caller: "anyone", handle: () => jsonReply(200, { status: "ok" }) },
   { method: "GET", path: "/llms.txt", caller: "anyone", handle: showHelp },
+  { method: "GET", path: "/addresses", caller: "anyone", handle: listAddresses },
   { method: "GET", path: "/robots.txt", caller: "anyone", handle: () => textReply(ROBOTS) },
   { method: "GET", path: "/metrics", caller: "anyone", handle: showMetrics },
   { method: "POST", path: "/create", caller: "anyone", handle: createChat, body: CREATE_EXAMPLE, rate: "create" },
@@ -375,7 +385,10 @@ function joinChat(context: RequestContext): Reply {
 function makeInvite(context: RequestContext, { chat }: Member): Reply {
   const code = context.state.chats.renewCode(chat);
   const link = makeLink(chat, context.now + LIMITS.sessionMs, context);
-  const reply = { ...link, code, code_expires_at: toIso(chat.codeExpiresAt) };
+  const base = baseUrl(context, true);
+  const others = ownUrls(context).filter((url) => url !== base);
+  const otherLinks = others.map((url) => url + link.magic_link.slice(base.length));
+  const reply = { ...link, other_links: otherLinks, code, code_expires_at: toIso(chat.codeExpiresAt) };
   return jsonReply(201, reply satisfies InviteReply);
 }
 
@@ -450,6 +463,10 @@ function showHelp(context: RequestContext): Reply {
   // AI agents look for help in Markdown, at /llms.txt.
   const help = context.path === "/" ? assets.help : assets.llms;
   return textReply(fillTemplate(help, { base: baseUrl(context, false) }));
+}
+
+function listAddresses(context: RequestContext): Reply {
+  return jsonReply(200, { addresses: ownUrls(context) } satisfies AddressesReply);
 }
 
 /** Prometheus text format, version 0.0.4, after docs/metrics.txt. Only sums: no ids and no names. */
@@ -774,16 +791,42 @@ function membersJson(reader: Member, now: number): string {
 function baseUrl(context: RequestContext, forOthers: boolean): string {
   const { options } = context.state;
   if (options.url !== undefined) return options.url;
-  const own = options.tls ? "https" : "http";
-  const scheme = /^https?$/.exec(forwarded(context, "proto").toLowerCase())?.[0] ?? own;
+  const scheme = /^https?$/.exec(forwarded(context, "proto").toLowerCase())?.[0] ?? ownScheme(context);
   const host = [forwarded(context, "host"), context.host ?? ""].find(isHost);
   const { localAddress = "localhost", localPort = 0 } = context.socket;
-  const { host: bound = "::" } = options;
-  const isReachable = UNSPECIFIED_ADDRESS.test(bound) || !isLoopback(bound);
   const isLocal = isLoopback(host ?? plainAddress(localAddress));
-  const lan = forOthers && isLocal && isReachable ? options.lanAddress?.() : undefined;
-  if (lan !== undefined) return addressUrl(own, lan, localPort);
+  const [lan] = forOthers && isLocal ? lanUrls(context) : [];
+  if (lan !== undefined) return lan;
   return host === undefined ? addressUrl(scheme, plainAddress(localAddress), localPort) : `${scheme}://${host}`;
+}
+
+function ownScheme({ state }: RequestContext): "http" | "https" {
+  return state.options.tls ? "https" : "http";
+}
+
+/** The URLs at which other devices reach this machine, the best to share first. */
+function lanUrls(context: RequestContext): string[] {
+  const { lanAddresses, host } = context.state.options;
+  const found = listeningAddresses(lanAddresses?.() ?? [], host);
+  return found.map(({ address }) => addressUrl(ownScheme(context), address, context.socket.localPort ?? 0));
+}
+
+/** The same, but only for a person or a script on this machine itself, and not with `--url`. */
+function ownUrls(context: RequestContext): string[] {
+  const urls = context.state.options.url === undefined ? lanUrls(context) : [];
+  return isFromThisMachine(context, urls) ? urls : [];
+}
+
+/** Whether a request comes from this machine, and from no page of another site. Such a page sends its own Origin, or
+ * the site's name as Host, if that name leads here (DNS rebinding). Nor does the client of a proxy count. */
+function isFromThisMachine(context: RequestContext, urls: string[]): boolean {
+  const { headers, host = "", socket } = context;
+  if (Object.keys(headers).some((name) => /^(?:x-)?forwarded/.test(name))) return false;
+  const [remote, local] = [socket.remoteAddress, socket.localAddress].map((each) => plainAddress(each ?? ""));
+  const isSameMachine = isLoopback(remote ?? "") || remote === local;
+  const origin = `${ownScheme(context)}://${host}`;
+  const isOwnName = isLoopback(host) || urls.includes(origin);
+  return isSameMachine && isOwnName && (headers.origin ?? origin) === origin;
 }
 
 /** The last element of an X-Forwarded header, which the nearest proxy wrote; "" without --trust-proxy. */
@@ -1777,7 +1820,7 @@ async function runServer(settings: Settings): Promise<void> {
   const app = createApp({
     ...settings,
     tls: settings.files && readCertificate(settings.files),
-    lanAddress: () => addresses[0]?.address,
+    lanAddresses: () => addresses,
     log: settings.verbose ? (line) => process.stdout.write(`${line}\n`) : undefined,
   });
   // Before the first line is printed, because a script that reads it may stop the program at once.

@@ -193,7 +193,7 @@ const CASES: Case[] = [
     "192.168.1.20",
   ],
   [
-    "Linux with a WireGuard address of its own",
+    "Linux with a WireGuard address that has no network",
     { "wg-home": [NONE, "10.0.0.2/32"], ...LINUX },
     "10.0.0.2",
     "192.168.1.20",
@@ -325,7 +325,7 @@ for (const [what, machine, defaultRoute, first] of CASES) {
   });
 }
 
-test("the default route's interface comes before others that are real, and those before virtual ones", () => {
+test("the default route's interface comes first if it is real, then other real ones, then virtual ones", () => {
   const machine: Record<string, Interface> = {
     docker0: ["02:42:e4:32:0d:fd", "172.17.0.1/16"],
     tun0: [NONE, "10.8.0.2/24"],

@@ -424,7 +424,7 @@ test("the API panel is closed at first and masks the tokens when it opens", () =
 
 test("the state keeps the outcome of an invitation and the reason why continuing failed", () => {
   const code = { code: "K7QF-2M9X", code_expires_at: "" };
-  const invite = { magic_link: "link", invite_token: "token", expires_at: "", seats_left: 5, ...code };
+  const invite = { magic_link: "link", other_links: [], invite_token: "token", expires_at: "", seats_left: 5, ...code };
   const created = chatAfter({ type: "invite created", invite, status: "new" });
   assert.deepEqual([created.invite, created.inviteStatus], [invite, "new"]);
   const copied = chatAfter(

@@ -20,7 +20,7 @@ import {
 import { assertDocumented } from "./lib/openapi.ts";
 
 const LAN = "192.168.1.42";
-const lanAddress = (): string => LAN;
+const lanAddresses = () => [{ address: LAN, name: "wlan0" }];
 
 /** The base URL of links made by a request with these headers, with "PORT" in place of the server's port. */
 async function baseFor(server: TestServer, headers: Record<string, string>): Promise<string> {
@@ -40,25 +40,25 @@ const withPort = (server: TestServer, text: string): string => text.replaceAll("
 for (const [what, options, headers, base] of [
   ["the Host as sent", {}, { Host: "party.example:81" }, "http://party.example:81"],
   ["a Host without a port", {}, { Host: "party.example" }, "http://party.example"],
-  ["a LAN address", { lanAddress }, { Host: "192.168.7.7:PORT" }, "http://192.168.7.7:PORT"],
-  ["an address with another port", { lanAddress }, { Host: "10.0.0.1:1" }, "http://10.0.0.1:1"],
-  ["an IPv6 address", { lanAddress }, { Host: "[fd00::2]:81" }, "http://[fd00::2]:81"],
+  ["a LAN address", { lanAddresses }, { Host: "192.168.7.7:PORT" }, "http://192.168.7.7:PORT"],
+  ["an address with another port", { lanAddresses }, { Host: "10.0.0.1:1" }, "http://10.0.0.1:1"],
+  ["an IPv6 address", { lanAddresses }, { Host: "[fd00::2]:81" }, "http://[fd00::2]:81"],
   ["localhost, without a LAN", {}, { Host: "localhost:PORT" }, "http://localhost:PORT"],
-  ["localhost", { lanAddress }, { Host: "localhost:PORT" }, `http://${LAN}:PORT`],
-  ["localhost in capitals", { lanAddress }, { Host: "LOCALHOST:PORT" }, `http://${LAN}:PORT`],
-  ["localhost with another port", { lanAddress }, { Host: "localhost:1" }, `http://${LAN}:PORT`],
-  ["localhost without a port", { lanAddress }, { Host: "localhost" }, `http://${LAN}:PORT`],
-  ["127.0.0.1", { lanAddress }, { Host: "127.0.0.1:PORT" }, `http://${LAN}:PORT`],
-  ["127.255.3.4", { lanAddress }, { Host: "127.255.3.4" }, `http://${LAN}:PORT`],
-  ["::1", { lanAddress }, { Host: "[::1]:PORT" }, `http://${LAN}:PORT`],
-  ["0.0.0.0", { lanAddress }, { Host: "0.0.0.0:PORT" }, `http://${LAN}:PORT`],
-  ["a name like localhost", { lanAddress }, { Host: "localhost.example:1" }, "http://localhost.example:1"],
-  ["a name like 127.0.0.1", { lanAddress }, { Host: "127.0.0.1.example" }, "http://127.0.0.1.example"],
-  ["localhost, bound to it", { lanAddress, host: "127.0.0.1" }, { Host: "localhost:PORT" }, "http://localhost:PORT"],
-  ["localhost, bound by name", { lanAddress, host: "localhost" }, { Host: "127.0.0.1" }, "http://127.0.0.1"],
-  ["localhost, bound by ::1", { lanAddress, host: "::1" }, { Host: "[::1]:1" }, "http://[::1]:1"],
-  ["localhost, bound to all", { lanAddress, host: "0.0.0.0" }, { Host: "localhost:1" }, `http://${LAN}:PORT`],
-  ["--url", { lanAddress, url: "https://chat.example" }, { Host: "localhost:1" }, "https://chat.example"],
+  ["localhost", { lanAddresses }, { Host: "localhost:PORT" }, `http://${LAN}:PORT`],
+  ["localhost in capitals", { lanAddresses }, { Host: "LOCALHOST:PORT" }, `http://${LAN}:PORT`],
+  ["localhost with another port", { lanAddresses }, { Host: "localhost:1" }, `http://${LAN}:PORT`],
+  ["localhost without a port", { lanAddresses }, { Host: "localhost" }, `http://${LAN}:PORT`],
+  ["127.0.0.1", { lanAddresses }, { Host: "127.0.0.1:PORT" }, `http://${LAN}:PORT`],
+  ["127.255.3.4", { lanAddresses }, { Host: "127.255.3.4" }, `http://${LAN}:PORT`],
+  ["::1", { lanAddresses }, { Host: "[::1]:PORT" }, `http://${LAN}:PORT`],
+  ["0.0.0.0", { lanAddresses }, { Host: "0.0.0.0:PORT" }, `http://${LAN}:PORT`],
+  ["a name like localhost", { lanAddresses }, { Host: "localhost.example:1" }, "http://localhost.example:1"],
+  ["a name like 127.0.0.1", { lanAddresses }, { Host: "127.0.0.1.example" }, "http://127.0.0.1.example"],
+  ["localhost, bound to it", { lanAddresses, host: "127.0.0.1" }, { Host: "localhost:PORT" }, "http://localhost:PORT"],
+  ["localhost, bound by name", { lanAddresses, host: "localhost" }, { Host: "127.0.0.1" }, "http://127.0.0.1"],
+  ["localhost, bound by ::1", { lanAddresses, host: "::1" }, { Host: "[::1]:1" }, "http://[::1]:1"],
+  ["localhost, bound to all", { lanAddresses, host: "0.0.0.0" }, { Host: "localhost:1" }, `http://${LAN}:PORT`],
+  ["--url", { lanAddresses, url: "https://chat.example" }, { Host: "localhost:1" }, "https://chat.example"],
   [
     "--url with a proxy",
     { url: "http://chat.example:81", trustProxy: true },
@@ -102,7 +102,7 @@ for (const [what, options, headers, base] of [
     "http://party.example",
   ],
 ] as const satisfies [string, AppOptions, Record<string, string>, string][]) {
-  const choose = "lanAddress" in options ? testInProcess : test;
+  const choose = "lanAddresses" in options ? testInProcess : test;
   choose(`links for ${what} start with ${base}`, async (t) => {
     const server = await startServer(t, options);
     const sent = Object.entries(headers).map(([name, value]) => [name, withPort(server, value)]);
@@ -144,26 +144,26 @@ for (const host of [
 testInProcess(
   "a request without a Host gets links for the socket's address, replaced by the LAN address on loopback",
   async (t) => {
-    const server = await startServer(t, { lanAddress });
+    const server = await startServer(t, { lanAddresses });
     const reply = await exchange(t, server.port, "POST /create HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}");
     assert.ok(sessionOf(reply).url.startsWith(`http://${LAN}:${server.port}/`));
   },
 );
 
 testInProcess("links follow the LAN address when it changes", async (t) => {
-  let address: string | undefined = "192.168.1.2";
-  const server = await startServer(t, { lanAddress: () => address });
+  let found = [{ address: "192.168.1.2", name: "wlan0" }];
+  const server = await startServer(t, { lanAddresses: () => found });
   assert.equal(await baseFor(server, {}), "http://192.168.1.2:PORT");
-  address = "10.1.1.1";
+  found = [{ address: "10.1.1.1", name: "eth0" }];
   server.advanceAndSweep(HOUR);
   assert.equal(await baseFor(server, {}), "http://10.1.1.1:PORT");
-  address = undefined;
+  found = [];
   server.advanceAndSweep(HOUR);
   assert.equal(await baseFor(server, {}), "http://127.0.0.1:PORT");
 });
 
 testInProcess("the help shows the address of the request, not the LAN address", async (t) => {
-  const server = await startServer(t, { lanAddress });
+  const server = await startServer(t, { lanAddresses });
   assert.ok((await server.send("GET", "/")).text.includes(`"${server.base}/create"`));
   const named = await server.send("GET", "/", { headers: { Host: "party.example:81" } });
   assert.ok(named.text.includes('"http://party.example:81/create"'));
@@ -188,3 +188,77 @@ test("two requests on one connection get links for their own Host", async (t) =>
     assert.ok(sessionOf(reply).url.startsWith(`http://${host}/`));
   }
 });
+
+// ---- The machine's other addresses -----------------------------------------------------------------------------
+
+const OTHERS = [
+  { address: LAN, name: "wlan0" },
+  { address: "fd00::2", name: "eth1" },
+  { address: "172.17.0.1", name: "docker0" },
+];
+const ALL = [`http://${LAN}:PORT`, "http://[fd00::2]:PORT", "http://172.17.0.1:PORT"];
+
+/** What a request to this Host gets from GET /addresses, and the bases of its invitation's links. */
+async function addressesFor(options: AppOptions, server: TestServer, headers: Record<string, string>) {
+  const reply = await server.send("GET", "/addresses", { headers });
+  assert.equal(reply.status, 200, JSON.stringify(options));
+  const { addresses }: { addresses: string[] } = JSON.parse(reply.text);
+  const ana = new Member(server, sessionOf(await server.create()));
+  const { magic_link, other_links } = invitationOf(await ana.send("POST", "/invite", { headers }));
+  const links = [magic_link, ...other_links].map((link) => {
+    const { origin, pathname, hash } = new URL(link);
+    assert.equal(pathname + hash, magic_link.slice(new URL(magic_link).origin.length));
+    return origin;
+  });
+  const plain = (urls: string[]): string[] => urls.map((url) => url.replace(`:${server.port}`, ":PORT"));
+  return { addresses: plain(addresses), links: plain(links) };
+}
+
+for (const [who, options, headers, addresses, links] of [
+  ["localhost", {}, { Host: "localhost:PORT" }, ALL, ALL],
+  ["127.0.0.1", {}, { Host: "127.0.0.1:PORT" }, ALL, ALL],
+  ["an address of the machine", {}, { Host: `${LAN}:PORT` }, ALL, ALL],
+  ["another address of the machine", {}, { Host: "[fd00::2]:PORT" }, ALL, [ALL[1], ALL[0], ALL[2]]],
+  ["its own page", {}, { Host: "localhost:PORT", Origin: "http://localhost:PORT" }, ALL, ALL],
+  ["IPv4 alone", { host: "0.0.0.0" }, { Host: "localhost:PORT" }, [ALL[0], ALL[2]], [ALL[0], ALL[2]]],
+  ["one address", { host: LAN }, { Host: `${LAN}:PORT` }, [ALL[0]], [ALL[0]]],
+  ["loopback alone", { host: "127.0.0.1" }, { Host: "localhost:PORT" }, [], ["http://localhost:PORT"]],
+  ["--url", { url: "https://chat.example" }, { Host: "localhost:PORT" }, [], ["https://chat.example"]],
+] as const satisfies [string, AppOptions, Record<string, string>, unknown[], unknown[]][]) {
+  testInProcess(`a request from the machine itself learns its addresses: ${who}`, async (t) => {
+    const server = await startServer(t, { lanAddresses: () => OTHERS, ...options });
+    const sent = Object.entries(headers).map(([name, value]) => [name, withPort(server, value)]);
+    assert.deepEqual(await addressesFor(options, server, Object.fromEntries(sent)), { addresses, links });
+  });
+}
+
+for (const [who, options, headers, link] of [
+  // A site can point its name to 127.0.0.1 and so read what a browser on this machine gets (DNS rebinding).
+  ["a name that leads here", {}, { Host: "rebind.example:PORT" }, "http://rebind.example:PORT"],
+  ["an address of no interface", {}, { Host: "192.168.7.7:PORT" }, "http://192.168.7.7:PORT"],
+  ["another port", {}, { Host: `${LAN}:1` }, `http://${LAN}:1`],
+  ["a page of another site", {}, { Host: "localhost:PORT", Origin: "https://evil.example" }, ALL[0]],
+  ["a page in a sandbox", {}, { Host: "localhost:PORT", Origin: "null" }, ALL[0]],
+  ["a page of another server here", {}, { Host: "localhost:PORT", Origin: "http://localhost:3000" }, ALL[0]],
+  [
+    "a trusted proxy's client",
+    { trustProxy: true },
+    { Host: "localhost:PORT", "X-Forwarded-For": "192.168.1.9" },
+    ALL[0],
+  ],
+  ["a proxy's client", {}, { Host: "localhost:PORT", "X-Forwarded-For": "127.0.0.1" }, ALL[0]],
+  [
+    "a proxy that names no client",
+    { trustProxy: true },
+    { Host: "127.0.0.1:PORT", "X-Forwarded-Proto": "http" },
+    ALL[0],
+  ],
+  ["a proxy of the newer standard", {}, { Host: "localhost:PORT", Forwarded: "for=127.0.0.1" }, ALL[0]],
+] as const satisfies [string, AppOptions, Record<string, string>, unknown][]) {
+  testInProcess(`a request from elsewhere learns no address of the machine: ${who}`, async (t) => {
+    const server = await startServer(t, { lanAddresses: () => OTHERS, ...options });
+    const sent = Object.entries(headers).map(([name, value]) => [name, withPort(server, value)]);
+    const found = await addressesFor(options, server, Object.fromEntries(sent));
+    assert.deepEqual(found, { addresses: [], links: [link] });
+  });
+}

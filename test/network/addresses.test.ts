@@ -118,7 +118,13 @@ test("beside a VPN that has the default route, a phone on the Wi-Fi gets in", as
   const others = ["10.8.0.2", "172.17.0.1", "10.44.0.3"].map((host) => `http://${host}:8080`);
   assert.deepEqual(printedUrls(output), ["http://192.168.1.20:8080", ...others]);
   for (const name of ["eth0", "tun0", "docker0", "wg0"]) assert.match(output, new RegExp(` ${name}\\r\\n`));
-  assert.deepEqual(phone.request("GET", `${printedUrls(output)[0]}/healthz`), { status: "ok" });
+  const [url = ""] = printedUrls(output);
+  assert.deepEqual(phone.request("GET", `${url}/healthz`), { status: "ok" });
+  // The laptop's own browser learns all of them, whichever it opened, and the phone none.
+  for (const own of ["http://localhost:8080", url]) {
+    assert.deepEqual(laptop.request("GET", `${own}/addresses`), { addresses: printedUrls(output) });
+  }
+  assert.deepEqual(phone.request("GET", `${url}/addresses`), { addresses: [] });
 });
 
 const ROUTES: [what: string, prepare: (laptop: Machine) => void][] = [

@@ -124,7 +124,7 @@ test("over HTTP, every changed, re-encoded or forged token is rejected and chang
 });
 
 /** The only fields of a response that can contain secrets. */
-const SECRET_FIELDS = /"(?:session_token|invite_token|magic_link|username|text|members)":/;
+const SECRET_FIELDS = /"(?:session_token|invite_token|magic_link|other_links|username|text|members)":/;
 
 test("tokens, names, keys and messages appear only in responses to members, never in logs or headers", async (t) => {
   const lines: string[] = [];
@@ -133,9 +133,9 @@ test("tokens, names, keys and messages appear only in responses to members, neve
   const server = await startServer(t, {
     log: (line) => lines.push(line),
     logError: (error) => errors.push(error instanceof Error ? `${error.stack}${JSON.stringify(error)}` : String(error)),
-    lanAddress: () => {
+    lanAddresses: () => {
       if (isBroken) throw new Error("no network");
-      return undefined;
+      return [];
     },
   });
   const replies = await sendEveryRequest((...request) => server.send(...request));
