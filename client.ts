@@ -65,6 +65,8 @@ const COUNTER_GRAPHEMES = 100;
 const GROUP_MS = 5 * 60_000;
 /** The countdown shows for this long before the seat expires. */
 const COUNTDOWN_MS = 15 * 60_000;
+/** Screen readers announce the countdown when it begins and when this many minutes are left, not every minute. */
+const SPOKEN_MINUTES = [1, 5, COUNTDOWN_MS / 60_000];
 /** Often enough for a countdown in minutes, rarely enough not to drain a battery. */
 const TICK_MS = 10_000;
 /** A tick this late means that the computer slept. Browsers slow hidden tabs down to one tick per minute. */
@@ -179,6 +181,8 @@ export interface ChatState {
   failures: number;
   /** The connection has been lost for long enough to say so. */
   isOffline: boolean;
+  /** The connection was lost, and is back. Screen readers announce it; on the screen the banner disappears. */
+  isBackOnline: boolean;
   /** New messages below the part of the log on the screen. */
   below: number;
   /** Messages that arrived while the tab was hidden. */
@@ -342,10 +346,10 @@ function updateLog(chat: ChatState, event: LogEvent): ChatState {
       return addPoll(chat, event);
     case "poll failed":
       // The second failure in a row is reported at once, the first only if it lasts.
-      return { ...chat, failures: chat.failures + 1, isOffline: chat.isOffline || chat.failures > 0 };
+      return setOffline({ ...chat, failures: chat.failures + 1 }, chat.isOffline || chat.failures > 0);
     case "offline delay passed":
       // A poll that succeeded in the meantime has reset the count.
-      return { ...chat, isOffline: chat.failures > 0 };
+      return setOffline(chat, chat.failures > 0);
     case "queued":
       return addOutgoing(chat, event.outgoing);
     case "sent":
@@ -417,6 +421,7 @@ function openChat(saved: SavedChat, outbox: readonly Outgoing[], now: number): C
     inviteStatus: "",
     failures: 0,
     isOffline: false,
+    isBackOnline: false,
     below: 0,
     unread: 0,
     question: undefined,
@@ -452,9 +457,14 @@ function addPoll(chat: ChatState, event: Extract<LogEvent, { type: "polled" }>):
     isInviting: chat.isInviting && reply.members.length < SEATS,
     failures: 0,
     isOffline: false,
+    isBackOnline: chat.isOffline || chat.isBackOnline,
     below: event.isAtEnd ? 0 : chat.below + news,
     unread: event.isHidden ? chat.unread + news : 0,
   };
+}
+
+function setOffline(chat: ChatState, isOffline: boolean): ChatState {
+  return { ...chat, isOffline, isBackOnline: chat.isBackOnline && !isOffline };
 }
 
 /**
@@ -1842,7 +1852,15 @@ function playTone(): void {
 type JoinScreenId = "joinScreen" | "notice" | "joinTitle" | "joinText" | "nameField" | "nameError" | "joinSubmit";
 type HomeId = "savedChats" | "chats" | "unsentField";
 type HeaderId = "chatScreen" | "title" | "seats" | "inviteOpen";
-type BannerId = "banner" | "unsaved" | "ending" | "endingText" | "continueChat";
+type BannerId =
+  | "banner"
+  | "onlineSpoken"
+  | "unsaved"
+  | "ending"
+  | "endingText"
+  | "endingSpoken"
+  | "continueError"
+  | "continueChat";
 type LogId = "inlineInvite" | "log" | "empty" | "list" | "pill" | "counter" | "send";
 type InviteId = "invite" | "inviteTexts" | "inviteText" | "inviteCount" | "inviteStatus";
 type PeopleId = "members" | "inviteHint" | "end";
@@ -2001,6 +2019,7 @@ function renderChat(chat: ChatState): void {
   ui.seats.ariaLabel = getText("chat.people", { count: chat.members.length, max: SEATS });
   setText(ui.unsaved, isUnsaved ? getText("chat.unsaved") : "");
   setText(ui.banner, chat.isOffline ? getText("chat.offline") : "");
+  setText(ui.onlineSpoken, chat.isBackOnline ? getText("chat.online") : "");
   renderEnding(chat);
   renderInvite(chat);
   renderLog(chat);
@@ -2041,8 +2060,16 @@ function renderEnding(chat: ChatState): void {
   const left = chat.expiresAt - serverNow();
   const countdown = getText("chat.closing", { time: formatDuration(left) });
   ui.ending.hidden = !chat.isLoaded || left > COUNTDOWN_MS;
-  setText(ui.endingText, joinSentences(countdown, chat.continueError));
+  setText(ui.endingText, countdown);
+  setText(ui.endingSpoken, ui.ending.hidden ? "" : describeClosing(left));
+  setText(ui.continueError, chat.continueError);
   ui.continueChat.hidden = !isCreator(chat);
+}
+
+/** Returns the countdown for screen readers. It changes only at SPOKEN_MINUTES, as each change is announced. */
+export function describeClosing(left: number): string {
+  const minutes = SPOKEN_MINUTES.find((limit) => left <= limit * 60_000);
+  return minutes ? getText("chat.closingSoon", { time: getText("time.minutes", { minutes }) }) : "";
 }
 
 function isCreator(chat: ChatState): boolean {
@@ -2122,8 +2149,8 @@ function renderLog(chat: ChatState): void {
   // Only news fades in. Without `isLogLive`, the whole history would when the chat opens.
   reconcile(ui.list, rows, drawRow, isLogLive ? "fresh" : "");
   setText(ui.empty, rows.length || chat.isInviting || !chat.isLoaded ? "" : describeEmptyLog(chat));
-  // In a new chat, the invitation has the screen to itself until someone writes.
-  ui.log.hidden = chat.isInviting && rows.length === 0;
+  // An empty log stays in the page, because a screen reader announces nothing that appears together with its log.
+  ui.log.tabIndex = rows.length ? 0 : -1;
   if (wasAtEnd) scrollToEnd();
   else restoreScroll(anchors);
   ui.pill.hidden = chat.below === 0;
@@ -2438,11 +2465,15 @@ function isTouch(): boolean {
   return matchMedia("(pointer: coarse)").matches;
 }
 
-/** Fills in the last name used. Focuses the field, but not on a touch screen, where the keyboard would jump up. */
+/**
+ * Fills in the last name used. Focuses the field, which a screen reader reads together with the notice. On a touch
+ * screen the keyboard would jump up, so the focus goes to the notice itself.
+ */
 function focusName(): void {
   // A name that is being typed stays.
   ui.name.value ||= loadItem("name") ?? "";
   if (!isTouch()) ui.name.focus();
+  else if (state.screen === "home" && state.notice) ui.notice.focus();
 }
 
 // ---------------------------------------------------------------------------------------------------------

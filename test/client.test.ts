@@ -12,6 +12,7 @@ import {
   type ChatState,
   checkName,
   commandRows,
+  describeClosing,
   describeFailure,
   endsInvite,
   endsSession,
@@ -294,6 +295,22 @@ test("two failed polls or three seconds show the offline banner, and one success
   assert.equal(online.screen === "chat" && online.isOffline, false);
   const late = update(online, { type: "offline delay passed" });
   assert.equal(late.screen === "chat" && late.isOffline, false);
+});
+
+test("a connection that is back is announced once per loss, and a short loss not at all", () => {
+  const failed: StateEvent = { type: "poll failed" };
+  const wait: StateEvent = { type: "offline delay passed" };
+  assert.equal(chatAfter(polled({}), failed, polled({})).isBackOnline, false);
+  assert.equal(chatAfter(polled({}), failed, wait, polled({}), polled({})).isBackOnline, true);
+  assert.equal(chatAfter(polled({}), failed, wait, polled({}), failed, wait).isBackOnline, false);
+});
+
+test("screen readers hear the countdown at 15, 5 and 1 minutes", () => {
+  const spoken = Array.from({ length: 16 * 6 }, (_, tick) => describeClosing((16 * 6 - tick) * 10_000));
+  assert.deepEqual(
+    [...new Set(spoken)],
+    ["", ...[15, 5, 1].map((minutes) => `This chat closes for you in less than ${minutes} min.`)],
+  );
 });
 
 test("new messages are counted while the person reads older ones, and while the tab is hidden", () => {

@@ -4,8 +4,19 @@
 import assert from "node:assert/strict";
 import { after as afterAll, before as beforeAll, test } from "node:test";
 import type { Browser, Page } from "playwright-core";
-import { launchBrowser } from "./lib/browser.ts";
-import { postByApi, sendMessage, startChatWithJonas, waitForMessages } from "./lib/people.ts";
+import { launchBrowser, newPerson, startSite } from "./lib/browser.ts";
+import {
+  joinByApi,
+  openPeople,
+  PHONE,
+  postByApi,
+  sendMessage,
+  start,
+  startChatWithJonas,
+  waitForLog,
+  waitForMessages,
+  waitForNotice,
+} from "./lib/people.ts";
 
 let browser: Browser;
 beforeAll(async () => {
@@ -93,4 +104,75 @@ test("focus and selection inside a message survive when the message before it le
   const [focus, selection] = await page.evaluate(() => [document.activeElement?.tagName, String(getSelection())]);
   assert.equal(focus, "A");
   assert.equal(selection, texts[1]);
+});
+
+interface AccessibleNode {
+  role: string;
+  name: string;
+  description: string;
+}
+
+/** Returns what the browser tells a screen reader about the page. */
+async function readAccessibleNodes(page: Page): Promise<AccessibleNode[]> {
+  const session = await page.context().newCDPSession(page);
+  const { nodes } = await session.send("Accessibility.getFullAXTree");
+  const text = (property?: { value?: unknown }) => String(property?.value ?? "");
+  return nodes
+    .filter((node) => !node.ignored)
+    .map(({ role, name, description }) => ({ role: text(role), name: text(name), description: text(description) }));
+}
+
+/** Returns the ids of the live regions on the screen, after checking that a screen reader knows all of them. */
+async function readLiveRegions(page: Page): Promise<string[]> {
+  const ids = await page.evaluate(() => {
+    const regions = document.querySelectorAll(":is([role=status], [role=alert], [role=log])");
+    return [...regions].filter((region) => !region.closest("[hidden], dialog:not([open])")).map((region) => region.id);
+  });
+  const known = (await readAccessibleNodes(page)).filter(({ role }) => ["status", "alert", "log"].includes(role));
+  assert.equal(known.length, ids.length, ids.join(", "));
+  return ids;
+}
+
+test("a screen reader knows every live region before it has a text", async (t) => {
+  const site = await startSite(t);
+  const { page } = await newPerson(t, browser);
+  await page.goto(site.origin);
+  assert.deepEqual(await readLiveRegions(page), ["notice", "joinText", "nameError"]);
+  const link = await start(page, site);
+  await waitForLog(page);
+  const regions = await readLiveRegions(page);
+  for (const id of ["banner", "unsaved", "onlineSpoken", "endingSpoken", "log", "inviteStatus"]) {
+    assert.ok(regions.includes(id), id);
+  }
+  await watchLog(page);
+  await joinByApi(site, link, "Jonas");
+  await page.getByText("Jonas joined").waitFor();
+  assert.deepEqual(await readInsertions(page), ["Jonas joined"]);
+});
+
+test("a screen reader hears that the connection is lost and that it is back", async (t) => {
+  const { page, jonas } = await startChatWithJonas(t, browser);
+  const back = page.locator("#onlineSpoken");
+  await page.route(`**/${jonas.chat_id}?**`, (route) => route.abort());
+  await page.evaluate(() => dispatchEvent(new Event("online")));
+  await page.getByRole("status").filter({ hasText: "Connection lost" }).waitFor();
+  assert.equal(await back.textContent(), "");
+  await page.unroute(`**/${jonas.chat_id}?**`);
+  await page.evaluate(() => dispatchEvent(new Event("online")));
+  await back.filter({ hasText: "The connection is back." }).waitFor();
+  assert.equal(await page.locator("#banner").textContent(), "");
+});
+
+test("on returning home, the focus brings the notice along: to the name field, or by itself on a touch screen", async (t) => {
+  for (const options of [{}, PHONE]) {
+    const { page } = await startChatWithJonas(t, browser, options);
+    await openPeople(page);
+    await page.getByRole("button", { name: "Leave" }).click();
+    await page.getByRole("dialog", { name: "Leave" }).getByRole("button", { name: "Leave" }).click();
+    await waitForNotice(page, /You left the chat/);
+    const focus = await page.evaluate(() => document.activeElement?.id);
+    assert.equal(focus, options === PHONE ? "notice" : "name");
+    const field = (await readAccessibleNodes(page)).find(({ role }) => role === "textbox");
+    assert.equal(field?.description, "You left the chat.");
+  }
 });
