@@ -116,10 +116,13 @@ interface AccessibleNode {
 async function readAccessibleNodes(page: Page): Promise<AccessibleNode[]> {
   const session = await page.context().newCDPSession(page);
   const { nodes } = await session.send("Accessibility.getFullAXTree");
-  const text = (property?: { value?: unknown }) => String(property?.value ?? "");
   return nodes
     .filter((node) => !node.ignored)
-    .map(({ role, name, description }) => ({ role: text(role), name: text(name), description: text(description) }));
+    .map((node) => ({ role: toText(node.role), name: toText(node.name), description: toText(node.description) }));
+}
+
+function toText(property?: { value?: unknown }): string {
+  return typeof property?.value === "string" ? property.value : "";
 }
 
 /** Returns the ids of the live regions on the screen, after checking that a screen reader knows all of them. */
