@@ -38,13 +38,11 @@
 import { isUtf8 } from "node:buffer";
 import { createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import { once } from "node:events";
-import { readFileSync } from "node:fs";
 import * as http from "node:http";
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
 import * as https from "node:https";
 import { Server as NetServer, type Socket, isIP, isIPv6 } from "node:net";
 import { monitorEventLoopDelay } from "node:perf_hooks";
-import { createSecureContext } from "node:tls";
 import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { setFlagsFromString } from "node:v8";
@@ -57,6 +55,7 @@ import {
   listeningAddresses,
   plainAddress,
 } from "./lib/addresses.ts";
+import { type Certificate, certificateReader, readCertificate } from "./lib/certificate.ts";
 import { messageOf, NODE_NAME_LENGTH, readFlags, readSettings, type Settings } from "./lib/settings.ts";
 import { bannerValues, DEFAULT_PORT, waitForKey } from "./lib/terminal.ts";
 
@@ -1751,7 +1750,11 @@ export function createApp(given: AppOptions = {}) {
   server.on("connect", (_req, socket) => refuseConnection(new Error("CONNECT"), socket, state));
   // An expectation other than 100-continue may be ignored (RFC 9110, section 10.1.1).
   server.on("checkExpectation", listener);
-  return { server, chats, sweep: () => sweep(state), stop: () => stopServer(server, state) };
+  // For new connections. Those that are open, and their chats, go on.
+  const useCertificate = (pair: Certificate): void => {
+    if (server instanceof https.Server) server.setSecureContext({ ...TLS_OPTIONS, ...pair });
+  };
+  return { server, chats, sweep: () => sweep(state), useCertificate, stop: () => stopServer(server, state) };
 }
 
 function newState(options: Options): ServerState {
@@ -1803,11 +1806,15 @@ export async function main(argv: string[], env: NodeJS.ProcessEnv): Promise<void
     exitCode = 1;
     await runServer(settings);
   } catch (error) {
-    const line = messageOf(error).replace(/\p{Cc}/gu, " ");
-    process.stderr.write(`watch-party: ${line}${exitCode === 2 ? "; see --help" : ""}\n`);
+    printProblem(`${messageOf(error)}${exitCode === 2 ? "; see --help" : ""}`);
     process.exitCode = exitCode;
     if (argv.length === 0 && !env["PROMPT"]) await waitForKey();
   }
+}
+
+/** Prints one line, whatever is in the text. */
+function printProblem(text: string): void {
+  process.stderr.write(`watch-party: ${text.replace(/\p{Cc}/gu, " ")}\n`);
 }
 
 function ignore(): void {}
@@ -1816,10 +1823,12 @@ async function runServer(settings: Settings): Promise<void> {
   // Keeps V8's young generation at 1 MiB instead of up to 16. The collector has to move held polls out of it, and 16 MiB
   // at once take it 20 to 40 ms. The price is more collections; a held poll also becomes a third smaller.
   setFlagsFromString("--semi-space-growth-factor=1");
+  const { files } = settings;
+  const tls = files && readCertificate(files);
   let addresses = await findLanAddresses();
   const app = createApp({
     ...settings,
-    tls: settings.files && readCertificate(settings.files),
+    tls,
     lanAddresses: () => addresses,
     log: settings.verbose ? (line) => process.stdout.write(`${line}\n`) : undefined,
   });
@@ -1830,22 +1839,13 @@ async function runServer(settings: Settings): Promise<void> {
   const port = await listen(app.server, settings);
   process.stdout.write(fillTemplate(assets.banner, bannerValues(settings, port, addresses)));
   setInterval(() => app.sweep(), 250);
-  // A laptop changes its network, and new links must point to its new address. Without file descriptors the lookup
-  // fails, and the last addresses stay.
-  const refresh = (): void => void findLanAddresses().then((found) => (addresses = found), ignore);
-  setInterval(refresh, 10 * SECOND);
-}
-
-/** @throws Error if the files cannot be read or do not fit each other */
-function readCertificate({ cert, key }: { cert: string; key: string }): { cert: Buffer; key: Buffer } {
-  try {
-    const pair = { cert: readFileSync(cert), key: readFileSync(key) };
-    createSecureContext(pair);
-    return pair;
-  } catch (error) {
-    const reason = messageOf(error);
-    throw new Error(`cannot use ${cert} with ${key} (${reason}); check --tls-cert and --tls-key`, { cause: error });
-  }
+  const rereadCertificate = files && tls ? certificateReader(files, tls, app.useCertificate, printProblem) : ignore;
+  setInterval(() => {
+    // A laptop changes its network, and new links must point to its new address. Without file descriptors the lookup
+    // fails, and the last addresses stay.
+    void findLanAddresses().then((found) => (addresses = found), ignore);
+    rereadCertificate();
+  }, 10 * SECOND);
 }
 
 /** Listens on the port given, else on the first free one from 8080 on. Returns the port. */
