@@ -935,6 +935,16 @@ export function backoff(failures: number, random: () => number = Math.random): n
   return random() * Math.min(15_000, 500 * 2 ** failures);
 }
 
+/**
+ * True if only devices on the same network can reach a host: `*.local` and the private, shared and link-local ranges
+ * (RFC 1918, 3927, 4193, 4291, 6598). Takes the host as `URL.hostname` spells it, so an IPv6 address has brackets.
+ */
+export function isPrivateHost(hostname: string): boolean {
+  return /^(10|192\.168|169\.254|172\.(1[6-9]|2\d|3[01])|100\.(6[4-9]|[7-9]\d|1[01]\d|12[0-7]))(\.\d+){2,3}$|^\[f([cd]..|e[89ab].):|\.local$/.test(
+    hostname,
+  );
+}
+
 /** One command of the API panel. */
 interface CommandRow {
   key: string;
@@ -1862,7 +1872,8 @@ type BannerId =
   | "continueError"
   | "continueChat";
 type LogId = "inlineInvite" | "log" | "empty" | "list" | "pill" | "counter" | "send";
-type InviteId = "invite" | "inviteTexts" | "inviteText" | "inviteCount" | "inviteStatus";
+type InviteId = "invite" | "inviteTexts" | "inviteText" | "inviteCount" | "sameWifi" | "inviteStatus";
+type LargeId = "largeBox" | "largeCaption";
 type PeopleId = "members" | "inviteHint" | "end";
 type QuestionId = "questionTitle" | "questionText" | "questionError" | "revokeField" | "cancel" | "confirm";
 type ApiPanelId = "commands" | "toggleTokens";
@@ -1870,7 +1881,7 @@ type DialogId = "inviteDialog" | "large" | "people" | "question" | "api";
 
 /** Every element of index.html that this script uses, by its id. */
 type Page = Record<JoinScreenId | HomeId | HeaderId | BannerId | LogId, HTMLElement> &
-  Record<InviteId | PeopleId | QuestionId | ApiPanelId, HTMLElement> &
+  Record<InviteId | LargeId | PeopleId | QuestionId | ApiPanelId, HTMLElement> &
   Record<"name" | "link" | "sound" | "revoke", HTMLInputElement> &
   Record<"message" | "unsent", HTMLTextAreaElement> &
   Record<DialogId, HTMLDialogElement> &
@@ -2089,7 +2100,11 @@ function renderInvite(chat: ChatState): void {
   setText(ui.inviteText, texts[free] ?? "");
   ui.inviteTexts.dataset["longest"] = texts.toSorted((a, b) => b.length - a.length)[0];
   setText(ui.inviteCount, getText("invite.count", { count: taken, max: SEATS }));
+  setText(ui.largeCaption, getText("invite.scan", { count: taken, max: SEATS }));
   setText(ui.inviteStatus, chat.inviteStatus);
+  // Before there is a link, the page's own address says where it will lead.
+  const { hostname } = new URL(chat.invite?.magic_link ?? location.href);
+  setText(ui.sameWifi, isPrivateHost(hostname) ? getText("invite.sameWifi") : "");
   drawLink(chat.invite?.magic_link ?? "");
 }
 
@@ -2108,6 +2123,7 @@ function drawLink(link: string): void {
   ui.copy.disabled = ui.code.disabled = ui.qr.hidden = !link;
   // The border of the code's button, 1 px on each side, is part of its width.
   if (link) drawCode(ui.qr, link, parseFloat(getComputedStyle(ui.code).width) - 2);
+  drawLargeCode();
 }
 
 /**
@@ -2133,8 +2149,14 @@ function drawCode(canvas: HTMLCanvasElement, text: string, size: number): void {
 }
 
 function openLargeCode(): void {
-  if (drawnLink) drawCode(ui.largeQr, drawnLink, Math.min(innerWidth, innerHeight));
   ui.large.showModal();
+  drawLargeCode();
+}
+
+/** Draws the code as large as the texts beside it allow, which can only be measured while it is shown. */
+function drawLargeCode(): void {
+  const { clientWidth, clientHeight } = ui.largeBox;
+  if (ui.large.open && drawnLink) drawCode(ui.largeQr, drawnLink, Math.min(clientWidth, clientHeight));
 }
 
 /** True once the log has been filled and announces what is added to it. */
@@ -2632,6 +2654,7 @@ function bindBrowser(): void {
   addEventListener("pageshow", (event) => event.persisted && startPolling());
   visualViewport?.addEventListener("resize", fitViewport);
   visualViewport?.addEventListener("scroll", fitViewport);
+  addEventListener("resize", drawLargeCode);
   setInterval(onTick, TICK_MS);
 }
 

@@ -20,6 +20,7 @@ import {
   getText,
   initial,
   isEmojiOnly,
+  isPrivateHost,
   isolateName,
   isStale,
   KEY_LIFE_MS,
@@ -384,6 +385,19 @@ for (const [text, large] of [
   test(`${JSON.stringify(text)} is ${large ? "" : "not "}shown large`, () => {
     assert.equal(isEmojiOnly(text), large);
   });
+}
+
+for (const [hosts, isPrivate] of [
+  ["10.0.0.1 10.255.1.2 192.168.1.20:8080 172.16.0.1 172.31.9.9 169.254.7.7 100.64.0.1 100.127.0.1", true],
+  ["[fc00::1] [fdab:1::2]:8080 [fe80::1] [febf::1] laptop.local LAPTOP.local:8080", true],
+  ["11.0.0.1 192.169.1.1 172.15.0.1 172.32.0.1 100.63.0.1 100.128.0.1 8.8.8.8 127.0.0.1 localhost", false],
+  ["[2001:db8::1] [fc::1] [fec0::1] chat.example.org 10.example.org local.example.org notlocal", false],
+] as const) {
+  for (const host of hosts.split(" ")) {
+    test(`${host} can ${isPrivate ? "only" : "not only"} be reached on the same network`, () => {
+      assert.equal(isPrivateHost(new URL(`http://${host}`).hostname), isPrivate);
+    });
+  }
 }
 
 test("a seat shows the first grapheme of a name", () => {

@@ -160,6 +160,48 @@ test("after Copy the field still shows the beginning of the link, without a sele
   assert.deepEqual(shown, [0, 0, 0]);
 });
 
+test("beside a link to a private address stands that only the same Wi-Fi reaches it", async (t) => {
+  const hint = "They must be on the same Wi-Fi as you.";
+  for (const [url, isPrivate] of [
+    ["http://192.168.1.20:8080", true],
+    ["https://chat.example.org", false],
+  ] as const) {
+    const site = await startSite(t, { url });
+    const { page } = await newPerson(t, browser);
+    assert.ok((await start(page, site)).startsWith(url));
+    assert.equal(await page.getByText(hint).isVisible(), isPrivate, url);
+  }
+});
+
+test("the large view says what the QR code is for and how many are in the chat, and has a close button", async (t) => {
+  const { site, page, link } = await startChatWithJonas(t, browser);
+  await page.getByRole("button", { name: /QR code/ }).click();
+  await page.getByRole("heading", { name: "Scan to join · 2 of 6" }).waitFor();
+  await joinByApi(site, link, "Mia");
+  await page.getByRole("heading", { name: "Scan to join · 3 of 6" }).waitFor();
+  for (const [width, height] of [
+    [390, 844],
+    [740, 360],
+    [1280, 800],
+  ] as const) {
+    await page.setViewportSize({ width, height });
+    // The code is drawn anew for each size of the window, as large as the caption allows.
+    await page.waitForFunction(() => {
+      const box = document.querySelector("#largeBox")?.getBoundingClientRect() ?? new DOMRect();
+      const size = document.querySelector("#largeQr")?.getBoundingClientRect().width ?? 0;
+      const room = Math.min(box.width, box.height);
+      return size <= room && size > 0.85 * room;
+    });
+    const [code, caption] = [page.locator("#largeQr"), page.locator("#largeCaption")];
+    for (const element of [code, caption, page.locator("#largeClose")]) {
+      const box = await element.boundingBox();
+      assert.ok(box && box.x >= 0 && box.y >= 0 && box.x + box.width <= width && box.y + box.height <= height);
+    }
+  }
+  await page.locator("#largeClose").click();
+  await page.locator("#large").waitFor({ state: "hidden" });
+});
+
 /** Holds requests for a link until the returned function is called. */
 async function holdInvite(page: Page, chatId: string): Promise<() => void> {
   const { promise, resolve } = Promise.withResolvers<void>();

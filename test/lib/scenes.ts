@@ -10,7 +10,7 @@ const MINUTE = 60_000;
 
 /** How far the server's clock is behind, in milliseconds. Changing it gives messages and sessions different ages. */
 let clockLag = 0;
-const app = createApp({ now: () => Date.now() - clockLag, rateLimit: false });
+const app = createApp({ now: () => Date.now() - clockLag, rateLimit: false, url: "http://192.168.1.20:8080" });
 let site: TestSite;
 
 type Sessions = [Session, ...Session[]];
