@@ -117,7 +117,7 @@ test("replacing the link asks first, and then revokes the old one", async (t) =>
   await joinByApi(site, fresh, "Noa");
 });
 
-test("until there is a link, neither it nor its QR code can be pressed", async (t) => {
+test("Copy and the QR code cannot be pressed until there is a link", async (t) => {
   const { page, jonas, link } = await startChatWithJonas(t, browser);
   const copy = page.getByRole("button", { name: "Copy" });
   const code = page.getByRole("button", { name: /QR code/ });
@@ -160,7 +160,7 @@ test("after Copy the field still shows the beginning of the link, without a sele
   assert.deepEqual(shown, [0, 0, 0]);
 });
 
-test("beside a link to a private address stands that only the same Wi-Fi reaches it", async (t) => {
+test("beside a link to a private address, a hint says that it works only on the same Wi-Fi", async (t) => {
   const hint = "They must be on the same Wi-Fi as you.";
   for (const [url, isPrivate] of [
     ["http://192.168.1.20:8080", true],
@@ -200,6 +200,28 @@ test("the large view says what the QR code is for and how many are in the chat, 
   }
   await page.locator("#largeClose").click();
   await page.locator("#large").waitFor({ state: "hidden" });
+});
+
+test("on a phone on its side and at 200 % zoom, the whole invitation fits beside the messages", async (t) => {
+  const { site, page, jonas } = await startChatWithJonas(t, browser);
+  await postByApi(site, jonas, "Hello");
+  await copyLink(page);
+  for (const [width, height] of [
+    [740, 360],
+    [640, 400],
+  ] as const) {
+    await page.setViewportSize({ width, height });
+    const [invite, log, message] = await Promise.all(
+      ["#invite", "#log", ".message"].map((id) => page.locator(id).boundingBox()),
+    );
+    const composer = await page.locator("#composer").boundingBox();
+    assert.ok(invite && log && message && composer);
+    assert.ok(invite.y + invite.height <= composer.y, `the invitation ends above the composer at ${width} pixels`);
+    assert.ok(log.x >= invite.x + invite.width && message.y + message.height <= composer.y, "the log is beside it");
+    const code = await page.locator("#code").boundingBox();
+    const link = await page.locator("#link").boundingBox();
+    assert.ok(code && link && link.x > code.x + code.width, "the link is beside its QR code");
+  }
 });
 
 /** Holds requests for a link until the returned function is called. */

@@ -1,5 +1,6 @@
 // Rules for every state of the page, on a phone and on a desktop. axe finds nothing to fix, in light and in dark.
-// Nothing is wider than the screen or too small to press. Everything still works at 200 % zoom.
+// Nothing is wider than the screen or too small to press. Everything still works at 200 % zoom and on
+// a phone on its side.
 
 import assert from "node:assert/strict";
 import { after as afterAll, before as beforeAll, suite, test, type TestContext } from "node:test";
@@ -44,6 +45,9 @@ async function assertUsable(t: TestContext, scene: Scene): Promise<void> {
   await assertAccessible(page, true);
   // This is how a screen of 1280 by 800 pixels looks to the page at 200 % zoom.
   await resize(page, 640, 400);
+  await assertFits(page);
+  // A phone on its side.
+  await resize(page, 740, 360);
   await assertFits(page);
   await resize(page, 1280, 800);
   await assertFits(page);
