@@ -18,7 +18,7 @@
  *  5. The log shows at most 30 messages and never skips one without saying so.
  */
 import { generate } from "lean-qr/nano";
-import { en } from "./dist/texts.ts";
+import { DIRECTION, LANGUAGE, TEXTS } from "./dist/texts.ts";
 import type {
   ErrorCode,
   ErrorReply,
@@ -608,10 +608,7 @@ function renewOutgoing(chat: ChatState, key: string, newKey: string, now: number
 // describe: no code decides anything by comparing one. A text with plural forms is an object whose keys are the
 // categories of `Intl.PluralRules`, chosen by the placeholder {count}.
 
-/** English in Node; in the page, its own language. */
-const TEXT: Texts = en;
-type Texts = typeof en;
-
+type Texts = typeof TEXTS;
 type Plural = Readonly<Partial<Record<Intl.LDMLPluralRule, string>> & { other: string }>;
 export type TextKey = keyof Texts;
 
@@ -626,9 +623,37 @@ type Values<K extends TextKey> = Readonly<Record<Placeholder<Texts[K]>, string |
 /** The keys of texts without placeholders. */
 type PlainKey = { [K in TextKey]: [Placeholder<Texts[K]>] extends [never] ? K : never }[TextKey];
 
-/** British, which writes no comma before the "and" of "Ana, Jonas and Mia". */
-const LANGUAGE = "en-GB";
-const PLURALS = new Intl.PluralRules(LANGUAGE);
+/**
+ * The shape of a language's texts: the keys of English, each with the same placeholders. A text with {count} may have
+ * plural forms, and then needs one for each `Form` of the language.
+ */
+export type Translation<T, Form extends string> = Readonly<
+  { [K in TextKey]: K extends keyof T ? Translated<T[K], Placeholder<Texts[K]>, Form> : string } & {
+    [K in Exclude<keyof T, TextKey>]: "There is no such text in English";
+  }
+>;
+type Translated<T, Name, Form extends string> = T extends string
+  ? SameNames<T, Name>
+  : "count" extends Name
+    ? { readonly [F in Form | keyof T]: F extends Form & keyof T ? SameNames<T[F], Name> : Unneeded<F, Form> }
+    : string;
+type Unneeded<F, Form> = F extends Form ? string : never;
+/** A form may do without the number: "one more person". */
+type SameNames<T, Name> = T extends string
+  ? [Exclude<Names<T>, "count">, Names<T>] extends [Exclude<Name, "count">, Name]
+    ? [Exclude<Name, "count">] extends [Names<T>]
+      ? T
+      : { missing: Exclude<Name, "count" | Names<T>> }
+    : { unknown: Exclude<Names<T>, Name> }
+  : string;
+
+/**
+ * The page's language, in the regional form that this browser prefers: an English page shows 14:05 to a British reader
+ * and 2:05 PM to an American one.
+ */
+const LOCALE = navigator.languages.find((tag) => tag.startsWith(LANGUAGE)) ?? LANGUAGE;
+const PLURALS = new Intl.PluralRules(LOCALE);
+const NUMBERS = new Intl.NumberFormat(LOCALE);
 
 /**
  * Returns the text for a key with its placeholders filled in. The type checker knows the placeholders of each text, so
@@ -639,7 +664,11 @@ export function getText<K extends TextKey>(key: K, values: Values<K>): string;
 export function getText(key: TextKey, values: Readonly<Record<string, string | number>> = {}): string {
   // One pass, and a function as the replacement: a name such as "{time}" or "$&" must stay as it is.
   const template = getTemplate(key, Number(values["count"]));
-  return template.replace(/\{(\w+)\}/g, (_, name: string) => String(values[name]));
+  return template.replace(/\{(\w+)\}/g, (_, name: string) => formatValue(values[name]));
+}
+
+function formatValue(value: string | number | undefined): string {
+  return typeof value === "number" ? NUMBERS.format(value) : String(value);
 }
 
 /** One sentence after another; the second may be empty. Japanese and Chinese have no space between them. */
@@ -649,14 +678,14 @@ function joinSentences(first: string, second: string): string {
 
 /** Returns a text with its placeholders still in it, in the plural form for `count`. */
 function getTemplate(key: TextKey, count: number): string {
-  const entry: string | Plural = TEXT[key];
+  const entry: string | Plural = TEXTS[key];
   if (typeof entry === "string") return entry;
   return entry[PLURALS.select(count)] ?? entry.other;
 }
 
 /** Checks a key from index.html, which the compiler does not see. A test makes sure that all of them exist. */
 function isTextKey(key: string | undefined): key is TextKey {
-  return key !== undefined && Object.hasOwn(TEXT, key);
+  return key !== undefined && Object.hasOwn(TEXTS, key);
 }
 
 /** An error code of the API, or "unreachable" if the server did not answer. */
@@ -818,25 +847,25 @@ export function chatTitle(members: readonly MemberView[], expiresAt: number): st
 
 /**
  * Wraps a right-to-left name in isolating characters (U+2068, U+2069). Without them, the name would reorder the
- * neutral characters next to it: "+2" would become "2+".
+ * neutral characters next to it: "+2" would become "2+". In a right-to-left page, any name needs them.
  */
 export function isolateName(name: string): string {
-  return /[\u0590-\u08ff\ufb1d-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u.test(name)
+  return DIRECTION === "rtl" || /[\u0590-\u08ff\ufb1d-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u.test(name)
     ? `\u2068${name}\u2069`
     : name;
 }
 
 /** "Ana", "Ana and Jonas", "Ana, Jonas and Mia". */
 function listNames(names: readonly string[]): string {
-  return new Intl.ListFormat(LANGUAGE).format(names.map(isolateName));
+  return new Intl.ListFormat(LOCALE).format(names.map(isolateName));
 }
 
 /** Created once: a formatter costs more than everything that it formats on one screen. */
-const SHORT_TIME = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
-const FULL_TIME = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
+const SHORT_TIME = new Intl.DateTimeFormat(LOCALE, { timeStyle: "short" });
+const FULL_TIME = new Intl.DateTimeFormat(LOCALE, { dateStyle: "full", timeStyle: "medium" });
 const SEGMENTER = new Intl.Segmenter();
 
-/** The hour and minute as this browser's language writes them: "14:05" or "2:05 PM". */
+/** The hour and minute as the page's language writes them: "14:05" or "2:05 PM". */
 function formatTime(date: Date): string {
   return SHORT_TIME.format(date);
 }
@@ -856,7 +885,7 @@ function splitGraphemes(text: string): string[] {
 
 /** Returns the letter or emoji that stands for a name in its seat. */
 export function initial(name: string): string {
-  return (splitGraphemes(name)[0] ?? "").toLocaleUpperCase();
+  return (splitGraphemes(name)[0] ?? "").toLocaleUpperCase(LOCALE);
 }
 
 /** Returns the counter's text ("40 left", "3 too many"; empty while there is room) and whether the text is too long. */

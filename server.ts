@@ -46,6 +46,7 @@ import { monitorEventLoopDelay } from "node:perf_hooks";
 import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { setFlagsFromString } from "node:v8";
+import { gunzipSync } from "node:zlib";
 import assets from "./dist/assets.json" with { type: "json" };
 import {
   addressUrl,
@@ -1645,30 +1646,42 @@ function wantsPage({ method, headers }: RequestContext): boolean {
   return headers.authorization === undefined && /text\/html/i.test(headers.accept ?? "");
 }
 
-/** Compressed by the build, never per request. */
-const PAGE = {
-  br: Buffer.from(assets.pageBrotli, "base64"),
-  gzip: Buffer.from(assets.pageGzip, "base64"),
-  identity: Buffer.from(assets.page),
-};
+const readPage = ({ gzip, ...page }: typeof assets.pages.en) => ({ ...page, gzip: Buffer.from(gzip, "base64") });
+/** One page per language, compressed by the build, never per request. */
+const PAGES = new Map(Object.entries(assets.pages).map(([tag, page]) => [withScript(tag), readPage(page)]));
+const ENGLISH = readPage(assets.pages.en);
 
 /** The page, the same for the home and for every chat: the address alone must not reveal whether a chat exists. */
 function pageReply({ headers: asked }: RequestContext, status: 200 | 404): Reply {
-  const coding = (["br", "gzip"] as const).find((each) => accepts(asked["accept-encoding"], each)) ?? "identity";
-  const tag = `"${assets.pageTag}-${coding}"`;
-  const headers = { ...assets.pageHeaders, ETag: tag };
+  const languages = readPreferences(asked["accept-language"]).map(withScript);
+  const page = PAGES.get(languages.find((language) => PAGES.has(language)) ?? "") ?? ENGLISH;
+  const isGzip = readPreferences(asked["accept-encoding"]).includes("gzip");
+  const tag = `"${page.tag}-${isGzip ? "gzip" : "identity"}"`;
+  const headers = { ...page.headers, ETag: tag };
   const cached = asked["if-none-match"] ?? "";
   const isCached = status === 200 && (cached === "*" || cached.includes(tag));
   if (isCached) return { kind: "reply", status: 304, headers, body: "" };
-  const body = PAGE[coding];
+  const body = isGzip ? page.gzip : gunzipSync(page.gzip);
   const content = { "Content-Type": "text/html; charset=utf-8", "Content-Length": body.length };
-  const encoding = coding === "identity" ? {} : { "Content-Encoding": coding };
+  const encoding = isGzip ? { "Content-Encoding": "gzip" } : {};
   return { kind: "reply", status, headers: { ...headers, ...content, ...encoding }, body };
 }
 
-/** Whether an Accept-Encoding header names a coding and does not weigh it 0 (RFC 9110, section 12.5.3). */
-function accepts(header: string | undefined, coding: string): boolean {
-  return new RegExp(`(?:^|,) *${coding} *(?:$|,|;(?! *q=0(?:\\.0*)? *(?:$|,)))`, "i").test(header ?? "");
+/** What a client accepts, the best first, at most 20 values (RFC 9110, section 12.4.2). A weight of 0 is a refusal. */
+function readPreferences(header = ""): string[] {
+  const values = header.split(",", 20).map((value) => value.trim().split(/\s*;\s*q=/i));
+  const accepted = values.filter(([, weight = 1]) => Number(weight) > 0);
+  return accepted.toSorted(([, a = 1], [, b = 1]) => Number(b) - Number(a)).map(([name = ""]) => name.toLowerCase());
+}
+
+/** A language and its likeliest script: "pt-Latn" for "pt-BR", "zh-Hant" for "zh-TW". Empty for `*` and nonsense. */
+function withScript(tag: string): string {
+  try {
+    const { language, script } = new Intl.Locale(tag).maximize();
+    return `${language}-${script}`;
+  } catch {
+    return "";
+  }
 }
 
 /** Answers what Node's parser rejects in the shape of all errors. The request cannot be read, so the connection ends. */

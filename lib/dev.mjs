@@ -6,7 +6,7 @@ import { watch } from "node:fs";
 import { fileURLToPath } from "node:url";
 
 const path = (name) => fileURLToPath(new URL(`../${name}`, import.meta.url));
-const build = () => spawnSync(process.execPath, [path("build.mjs")], { stdio: "inherit" });
+const build = () => spawnSync(process.execPath, [path("build.mjs"), "--quick"], { stdio: "inherit" });
 
 build();
 let timer;

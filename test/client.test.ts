@@ -36,7 +36,7 @@ import {
   type StateEvent,
   update,
 } from "../client.ts";
-import { en as TEXT } from "../dist/texts.ts";
+import { TEXTS } from "../dist/texts.ts";
 import { LIMITS, type MemberView, type MessageView, type PollReply } from "../server.ts";
 
 const NOON = Date.UTC(2026, 10, 22, 12);
@@ -409,7 +409,7 @@ test("the counter counts graphemes and bytes, and appears only near a limit", ()
   assert.deepEqual(measureLength("x".repeat(1900)), { note: "100 left", isOver: false });
   assert.deepEqual(measureLength("x".repeat(2003)), { note: "3 too many", isOver: true });
   assert.deepEqual(measureLength("🏽".repeat(1000)), { note: "", isOver: false });
-  assert.deepEqual(measureLength("👩‍👩‍👧‍👦".repeat(400)), { note: "1808 bytes too many", isOver: true });
+  assert.deepEqual(measureLength("👩‍👩‍👧‍👦".repeat(400)), { note: "1,808 bytes too many", isOver: true });
 });
 
 test("the page rejects an empty or long name without asking the server", () => {
@@ -510,8 +510,8 @@ test("index.html has no visible text, so every word can be translated", () => {
 test("index.html refers only to existing texts, and every text is used", () => {
   const keys = usedKeys();
   assert.ok(keys.length > 20);
-  for (const key of keys) assert.ok(Object.hasOwn(TEXT, key), `index.html refers to ${key}`);
-  for (const key of Object.keys(TEXT)) {
+  for (const key of keys) assert.ok(Object.hasOwn(TEXTS, key), `index.html refers to ${key}`);
+  for (const key of Object.keys(TEXTS)) {
     const isUsed = keys.includes(key) || new RegExp(`"${key.replace(".", "\\.")}"(?!:)`).test(script);
     assert.ok(isUsed, `${key} is used nowhere`);
   }
@@ -520,22 +520,22 @@ test("index.html refers only to existing texts, and every text is used", () => {
 test("locales/README.md explains every text to translators, in the same order", () => {
   const notes = readFileSync(new URL("../locales/README.md", import.meta.url), "utf8");
   const keys = Array.from(notes.matchAll(/^\| `(\w+\.\w+)` \| \S/gm), ([, key]) => key);
-  assert.deepEqual(keys, Object.keys(TEXT));
+  assert.deepEqual(keys, Object.keys(TEXTS));
 });
 
 test("texts and hues agree with the number of seats and hours", () => {
   const numbers: Record<number, string> = { 6: "six" };
   const [seats, hours] = [numbers[LIMITS.seats], numbers[LIMITS.sessionMs / (60 * MINUTE)]];
-  assert.ok(TEXT["home.text"].includes(`up to ${seats} people`));
-  assert.ok(TEXT["invite.chatFull"].includes(`${seats} people are in it`));
-  assert.ok(TEXT["ended.time"].includes(`${hours} hours`));
+  assert.ok(TEXTS["home.text"].includes(`up to ${seats} people`));
+  assert.ok(TEXTS["invite.chatFull"].includes(`${seats} people are in it`));
+  assert.ok(TEXTS["ended.time"].includes(`${hours} hours`));
   const hues = Array.from(style.matchAll(/\[data-hue="(\d+)"\] { --h/g), ([, hue]) => Number(hue));
   assert.deepEqual(hues, [...Array(LIMITS.seats).keys()]);
 });
 
 test("index.html refers only to texts without plural forms or placeholders", () => {
   for (const key of usedKeys()) {
-    const text: unknown = Object.entries(TEXT).find(([name]) => name === key)?.[1];
+    const text: unknown = Object.entries(TEXTS).find(([name]) => name === key)?.[1];
     assert.ok(typeof text === "string" && !text.includes("{"), key);
   }
 });
@@ -544,14 +544,14 @@ test("placeholders are replaced once and literally, and the count selects the pl
   assert.equal(getText("log.below", { count: 1 }), "1 new message ↓");
   assert.equal(getText("log.below", { count: 2 }), "2 new messages ↓");
   assert.equal(getText("chat.people", { count: "{max} $&", max: 6 }), "People: {max} $& of 6 here");
-  const plurals = Object.values(TEXT).filter((text) => typeof text === "object");
+  const plurals = Object.values(TEXTS).filter((text) => typeof text === "object");
   for (const forms of plurals) assert.deepEqual(Object.keys(forms), ["one", "other"]);
 });
 
 test("an error shows the page's sentence, or the server's if the page has none", () => {
   const sentence = "The server's sentence.";
-  assert.equal(describeFailure({ code: "server_full", message: sentence }), TEXT["error.serverFull"]);
-  assert.equal(describeFailure({ code: "unreachable", message: "" }), TEXT["error.unreachable"]);
+  assert.equal(describeFailure({ code: "server_full", message: sentence }), TEXTS["error.serverFull"]);
+  assert.equal(describeFailure({ code: "unreachable", message: "" }), TEXTS["error.unreachable"]);
   assert.equal(describeFailure({ code: "invalid_cursor", message: sentence }), sentence);
 });
 

@@ -6,10 +6,10 @@ import { once } from "node:events";
 import type { IncomingMessage } from "node:http";
 import { Agent, request } from "node:https";
 import test, { type TestContext } from "node:test";
-import assets from "../../dist/assets.json" with { type: "json" };
 import { selfSigned } from "../lib/certificate.ts";
 import {
   assertError,
+  builtPage,
   at,
   freePort,
   invitationOf,
@@ -102,8 +102,8 @@ for (const [name, startIt] of Object.entries(PROXIES)) {
   test(`${name} serves the page and a chat, whose links start with --url`, async (t) => {
     const { ask } = await start(t, startIt, URL_FLAGS);
     const page = await ask("GET", "/", { headers: { Accept: "text/html" } });
-    assert.equal(page.text, assets.page);
-    assert.equal(page.headers["content-security-policy"], assets.pageHeaders["Content-Security-Policy"]);
+    assert.equal(page.text, builtPage().text);
+    assert.equal(page.headers["content-security-policy"], builtPage().policy);
     const ana = sessionOf(await ask("POST", "/create", { body: { username: "Ana" } }));
     assert.equal(ana.url, `https://chat.example.org/${ana.chat_id}`);
     const post = { token: ana.session_token, body: { text: "ä".repeat(2000) } };

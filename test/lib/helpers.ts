@@ -15,6 +15,7 @@ import type { Readable } from "node:stream";
 import { test, type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
 import { stripVTControlCharacters } from "node:util";
+import { gunzipSync } from "node:zlib";
 import assets from "../../dist/assets.json" with { type: "json" };
 import { assertDocumented, findFault, pointerTo } from "./openapi.ts";
 import {
@@ -700,6 +701,12 @@ export function modulesOf(stdout: string): boolean[][] {
       const cells = Array.from(line);
       return [cells.map((cell) => !"\u2580\u2588".includes(cell)), cells.map((cell) => !"\u2584\u2588".includes(cell))];
     });
+}
+
+/** The page as the build made it, by default in English. */
+export function builtPage(language: keyof typeof assets.pages = "en"): { text: string; policy: string } {
+  const { gzip, headers } = assets.pages[language];
+  return { text: gunzipSync(Buffer.from(gzip, "base64")).toString(), policy: headers["Content-Security-Policy"] };
 }
 
 /** This process's environment without the variables that set the program's flags or colours. */

@@ -4,10 +4,10 @@ import assert from "node:assert/strict";
 import { Agent } from "node:http";
 import { connect } from "node:net";
 import test, { type TestContext } from "node:test";
-import assets from "../../dist/assets.json" with { type: "json" };
 import { launchBrowser, newPerson } from "../lib/browser.ts";
 import {
   assertApiHeaders,
+  builtPage,
   assertError,
   at,
   invitationOf,
@@ -216,7 +216,7 @@ test("any node serves the page, even for a chat whose node does not exist", asyn
   for (const path of ["/", "/", "/", "/b-AAAAAAAAAAAAAAAA", "/z-AAAAAAAAAAAAAAAA"]) {
     const reply = await send(cluster, "GET", path, { headers });
     assert.equal(reply.status, 200);
-    assert.equal(reply.text, assets.page);
+    assert.equal(reply.text, builtPage().text);
   }
 });
 
