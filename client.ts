@@ -15,7 +15,7 @@
  *  2. Nothing is sent twice. Each request that creates something carries an Idempotency-Key, kept for its retries.
  *  3. User input only ever becomes text nodes. No markup is built from a string.
  *  4. The page works on `http://192.168.x.x`, where browsers have no clipboard, randomUUID, share or locks.
- *  5. The log shows at most 30 messages and never skips one without saying so.
+ *  5. The log shows the last 30 messages, and says so as soon as there may have been others.
  */
 import { generate } from "lean-qr/nano";
 import { DIRECTION, LANGUAGE, TEXTS } from "./dist/texts.ts";
@@ -88,12 +88,16 @@ export interface SavedChat {
   end?: EndCode;
 }
 
-/** A message from this tab that the server has not confirmed. `at` is in ms since 1970, by this device's clock. */
+/** A message from this tab that the server has not confirmed. */
 export interface Outgoing {
   key: string;
   text: string;
+  /** When it was written, in ms since 1970, by this device's clock: its age decides whether a retry is safe. */
   at: number;
-  state: "waiting" | "failed";
+  /** The same by the server's clock, for the screen: among the server's times, a wrong clock would be confusing. */
+  shownAt?: number;
+  /** `retrying` is waiting again, after an attempt that the server did not answer. */
+  state: "waiting" | "retrying" | "failed";
   /** The sentence that the server refused it with; empty if the server did not answer. */
   why: string;
 }
@@ -161,8 +165,6 @@ export interface ChatState {
   cursor: number;
   /** The latest messages, at most 30, in the order of their ids. */
   messages: readonly LogMessage[];
-  /** The id of the message that follows a gap in the log; 0 if nothing is missing. */
-  gapBefore: number;
   members: readonly MemberView[];
   /** Member id to one of six hues. Members who left keep theirs, because their messages are still shown. */
   hues: Readonly<Record<string, number>>;
@@ -410,11 +412,10 @@ function openChat(saved: SavedChat, outbox: readonly Outgoing[], now: number): C
     isLoaded: false,
     cursor: 0,
     messages: [],
-    gapBefore: 0,
     members: [],
     hues: {},
     lines: [],
-    outbox: outbox.map((outgoing) => (now - outgoing.at > KEY_LIFE_MS ? markFailed(outgoing) : outgoing)),
+    outbox: outbox.map((outgoing) => (now - outgoing.at > KEY_LIFE_MS ? markFailed(outgoing, outgoing.why) : outgoing)),
     expiresAt: Date.parse(saved.session.expires_at),
     isInviting: saved.isInviting,
     invite: undefined,
@@ -448,7 +449,6 @@ function addPoll(chat: ChatState, event: Extract<LogEvent, { type: "polled" }>):
     cursor: reply.cursor,
     messages,
     outbox,
-    gapBefore: reply.missed ? (added[0]?.id ?? chat.gapBefore) : chat.gapBefore,
     members: reply.members,
     hues: assignHues(chat.hues, reply.members),
     lines: keepLines([...chat.lines, ...(chat.isLoaded ? findMemberChanges(chat, reply) : [])], messages),
@@ -473,7 +473,7 @@ function setOffline(chat: ChatState, isOffline: boolean): ChatState {
  * way at any time, so only the first waiting one can match.
  */
 function matchOutgoing(chat: ChatState, added: readonly MessageView[]): [LogMessage[], readonly Outgoing[]] {
-  const first = chat.outbox.find((outgoing) => outgoing.state === "waiting");
+  const first = chat.outbox.find(isWaiting);
   const match = added.find(
     (message) => message.member_id === chat.session.member_id && message.text === cleanText(first?.text ?? ""),
   );
@@ -570,12 +570,22 @@ function markFailed(outgoing: Outgoing, why = ""): Outgoing {
 }
 
 function markWaiting(outgoing: Outgoing): Outgoing {
-  return { ...outgoing, state: "waiting", why: "" };
+  const isRetry = outgoing.state === "retrying" || isUnanswered(outgoing);
+  return { ...outgoing, state: isRetry ? "retrying" : "waiting", why: "" };
+}
+
+function isWaiting({ state }: Outgoing): boolean {
+  return state !== "failed";
+}
+
+/** True if the server may have received the message, or may not. If it refused the message, it did not keep it. */
+function isUnanswered({ state, why }: Outgoing): boolean {
+  return state === "failed" && why === "";
 }
 
 /** True if the server may have forgotten the key. A retry could then post the same message twice. */
 export function isStale(outgoing: Outgoing, now: number): boolean {
-  return outgoing.state === "failed" && now - outgoing.at > KEY_LIFE_MS;
+  return isUnanswered(outgoing) && now - outgoing.at > KEY_LIFE_MS;
 }
 
 /** Moves a message from the outbox to the log, unless a poll has delivered it already. */
@@ -588,7 +598,7 @@ function confirmOutgoing(chat: ChatState, key: string, message: MessageView): Ch
 /** A refusal concerns one message. A lost connection concerns all that are waiting. */
 function failOutgoing(chat: ChatState, key: string, why: string): ChatState {
   const outbox = chat.outbox.map((outgoing) => {
-    const hasFailed = why ? outgoing.key === key : outgoing.state === "waiting";
+    const hasFailed = why ? outgoing.key === key : isWaiting(outgoing);
     return hasFailed ? markFailed(outgoing, why) : outgoing;
   });
   return { ...chat, outbox };
@@ -597,7 +607,7 @@ function failOutgoing(chat: ChatState, key: string, why: string): ChatState {
 /** The person chose to send a stale message again. To the server it is a new message, so it gets a new key. */
 function renewOutgoing(chat: ChatState, key: string, newKey: string, now: number): ChatState {
   const outbox = chat.outbox.map((outgoing) =>
-    outgoing.key === key ? { ...markWaiting(outgoing), key: newKey, at: now } : outgoing,
+    outgoing.key === key ? { ...outgoing, key: newKey, at: now, state: "waiting" as const } : outgoing,
   );
   return { ...chat, outbox };
 }
@@ -736,12 +746,7 @@ export function describeFailure({ code, message }: Pick<Failure, "code" | "messa
 // are pure, so that the tests can read a screen without a browser. Nothing here knows about elements.
 
 /** One item of the log. `key` identifies its element, so that an unchanged row is not drawn again. */
-export type Row = GapRow | LineRow | MessageRow;
-
-interface GapRow {
-  kind: "gap";
-  key: string;
-}
+export type Row = LineRow | MessageRow;
 
 interface LineRow {
   kind: "line";
@@ -763,7 +768,9 @@ export interface MessageRow {
   isFirst: boolean;
   text: string;
   at: string;
-  status: "sent" | "sending" | "failed" | "stale";
+  /** `unsent` waits for the connection, `failed` was refused, and `stale` needs the person's decision. */
+  status: "sent" | "sending" | "unsent" | "failed" | "stale";
+  /** The sentence under the message; empty if there is none. */
   why: string;
 }
 
@@ -774,12 +781,14 @@ export function logRows(chat: ChatState, now: number): Row[] {
   const isStuck = (outgoing: Outgoing) => Number(outgoing.why !== "" || isStale(outgoing, now));
   const outbox = chat.outbox.toSorted((a, b) => isStuck(a) - isStuck(b));
   const unconfirmed = outbox.map((outgoing) => outgoingRow(chat, outgoing, now));
+  // One sentence for all of them, under the last.
+  const lastUnsent = unconfirmed.findLast(({ status }) => status === "unsent");
+  if (lastUnsent) lastUnsent.why = getText("message.unsent");
   const rows: Row[] = [];
   let lines = chat.lines;
   for (const message of [...confirmed, ...unconfirmed].slice(-KEPT_MESSAGES)) {
     rows.push(...lines.filter((line) => line.after < message.id).map(lineRow));
     lines = lines.filter((line) => line.after >= message.id);
-    if (message.id === chat.gapBefore) rows.push({ kind: "gap", key: "gap" });
     rows.push(message);
   }
   return markGroups([...rows, ...lines.map(lineRow)]);
@@ -815,10 +824,11 @@ function outgoingRow(chat: ChatState, outgoing: Outgoing, now: number): MessageR
   const { key } = outgoing;
   // Cleaned already, so that the row does not change when the message is confirmed.
   const text = cleanText(outgoing.text);
-  const sent_at = new Date(outgoing.at).toISOString();
+  const sent_at = new Date(outgoing.shownAt ?? outgoing.at).toISOString();
   const row = messageRow(chat, { id: Infinity, member_id, username, text, sent_at, key });
-  if (outgoing.state === "waiting") return { ...row, status: "sending" };
-  return { ...row, status: isStale(outgoing, now) ? "stale" : "failed", why: outgoing.why };
+  if (outgoing.state === "waiting" && !chat.isOffline) return { ...row, status: "sending" };
+  if (isStale(outgoing, now)) return { ...row, status: "stale", why: getText("message.stale") };
+  return { ...row, status: outgoing.why ? "failed" : "unsent", why: outgoing.why };
 }
 
 /** A group is one author within five minutes of the group's first message, with nothing in between. */
@@ -897,6 +907,20 @@ export function measureLength(text: string): { note: string; isOver: boolean } {
   if (left < 0) return { note: getText("message.charactersOver", { count: -left }), isOver: true };
   if (bytesLeft < 0) return { note: getText("message.bytesOver", { count: -bytesLeft }), isOver: true };
   return { note: left <= COUNTER_GRAPHEMES ? getText("message.charactersLeft", { count: left }) : "", isOver: false };
+}
+
+/** False for a text that no one could see: nothing but white space and invisible characters. */
+export function isVisible(text: string): boolean {
+  return /[^\s\p{M}\p{Cf}\p{DI}\u2800]/u.test(text);
+}
+
+/** Removes the indentation that all lines share. The server trims a text, which would shift only the first line. */
+export function removeIndent(text: string): string {
+  const lines = text.split("\n");
+  const [first = "", ...others] = lines.filter((line) => line.trim());
+  let indent = /^\s*/.exec(first)?.[0] ?? "";
+  for (const line of others) while (!line.startsWith(indent)) indent = indent.slice(0, -1);
+  return lines.map((line) => (line.startsWith(indent) ? line.slice(indent.length) : "")).join("\n");
 }
 
 /**
@@ -1387,15 +1411,18 @@ function showEnd(chatId: string, reason: EndCode): void {
 
 /** The chat whose outbox is being sent; empty if none is. */
 let sendingChat = "";
+/** Attempts in a row that the server did not answer. */
+let sendFailures = 0;
+let resendTimer: ReturnType<typeof setTimeout> | undefined;
 
 /** Moves the draft into the outbox. A draft that is empty or too long stays where it is. */
 function sendDraft(): void {
-  const text = ui.message.value;
-  if (state.screen !== "chat" || !text.trim() || measureLength(text).isOver) return;
+  const text = removeIndent(ui.message.value);
+  if (state.screen !== "chat" || !isVisible(text) || measureLength(text).isOver) return;
   // Before the message is added, so that the log counts as being at its end and follows it.
   scrollToEnd();
-  const outgoing = { key: randomKey(), text, at: Date.now(), state: "waiting", why: "" } as const;
-  dispatch({ type: "queued", outgoing });
+  const times = { at: Date.now(), shownAt: serverNow() };
+  dispatch({ type: "queued", outgoing: { key: randomKey(), text, ...times, state: "waiting", why: "" } });
   setDraft("");
   void sendOutbox();
 }
@@ -1415,13 +1442,14 @@ async function sendOutbox(): Promise<void> {
 
 function nextOutgoing({ chat_id }: Session): Outgoing | undefined {
   if (state.screen !== "chat" || state.session.chat_id !== chat_id) return undefined;
-  return state.outbox.find((outgoing) => outgoing.state === "waiting");
+  return state.outbox.find(isWaiting);
 }
 
 async function sendOutgoing({ chat_id, session_token }: Session, { key, text }: Outgoing): Promise<void> {
   const answer = await api<MessageView>("POST", `/${chat_id}`, { token: session_token, key, body: { text } });
   // Even if the person has left the chat: a confirmed message must not be sent again when they return.
   if (answer.isOk) saveItem(outgoingKey(chat_id, key), null);
+  if (answer.isOk) sendFailures = 0;
   if (!isShowing(chat_id)) return;
   if (answer.isOk) dispatch({ type: "sent", key, message: answer.value });
   else if (endsSession(answer.code)) endChat(answer.code);
@@ -1430,7 +1458,14 @@ async function sendOutgoing({ chat_id, session_token }: Session, { key, text }: 
     dispatch({ type: "send failed", key, why: "" });
     // The open poll uses the same network and may not have noticed yet that its connection is dead.
     startPolling();
+    clearTimeout(resendTimer);
+    resendTimer = setTimeout(resendUnanswered, backoff((sendFailures += 1)));
   }
+}
+
+/** Polls may get through where messages do not. Then none of them reports that the connection is back. */
+function resendUnanswered(): void {
+  if (state.screen === "chat" && state.failures === 0) retryOutgoing();
 }
 
 /** True if the server judged the request itself. Anything else may succeed with a retry. */
@@ -1438,17 +1473,10 @@ function isRefusal({ status }: Failure): boolean {
   return status > 0 && status < 500;
 }
 
-/** Sends failed messages again: all that failed without an answer, and the one with `key` in any case. */
+/** Sends failed messages again: all that had no answer, and the one with `key`, for the "Retry" button. */
 function retryOutgoing(key?: string): void {
   dispatch({ type: "retried", now: Date.now(), ...(key && { key }) });
   void sendOutbox();
-}
-
-/** The "Retry" button. If the message has become stale since it was drawn, the button turns into "Send again?". */
-function retryMessage(key: string): void {
-  const outgoing = state.screen === "chat" && state.outbox.find((one) => one.key === key);
-  if (outgoing && isStale(outgoing, Date.now())) render();
-  else retryOutgoing(key);
 }
 
 /** The "Send again?" button: the person accepts that the message may appear twice. */
@@ -1900,7 +1928,7 @@ type BannerId =
   | "endingSpoken"
   | "continueError"
   | "continueChat";
-type LogId = "inlineInvite" | "log" | "empty" | "list" | "pill" | "counter" | "send";
+type LogId = "inlineInvite" | "log" | "empty" | "kept" | "list" | "pill" | "counter" | "send";
 type InviteId = "invite" | "inviteTexts" | "inviteText" | "inviteCount" | "sameWifi" | "inviteStatus";
 type LargeId = "largeBox" | "largeCaption";
 type PeopleId = "members" | "inviteHint" | "end";
@@ -2202,6 +2230,8 @@ function renderLog(chat: ChatState): void {
   setText(ui.empty, rows.length || chat.isInviting || !chat.isLoaded ? "" : describeEmptyLog(chat));
   // An empty log stays in the page, because a screen reader announces nothing that appears together with its log.
   ui.log.tabIndex = rows.length ? 0 : -1;
+  ui.kept.hidden = rows.filter(({ kind }) => kind === "message").length < KEPT_MESSAGES;
+  setText(ui.kept, getText("log.kept", { max: KEPT_MESSAGES }));
   if (wasAtEnd) scrollToEnd();
   else restoreScroll(anchors);
   ui.pill.hidden = chat.below === 0;
@@ -2257,8 +2287,6 @@ function restoreScroll(anchors: readonly [HTMLElement, number][]): void {
 
 function drawRow(row: Row): HTMLElement {
   switch (row.kind) {
-    case "gap":
-      return make("li", { className: "line" }, getText("log.gap"));
     case "line":
       return drawLine(row);
     case "message":
@@ -2288,7 +2316,8 @@ function drawMessage(row: MessageRow): HTMLElement {
   item.classList.toggle("own", row.isOwn);
   item.classList.toggle("first", row.isFirst);
   item.classList.toggle("sending", row.status === "sending");
-  item.classList.toggle("failed", row.status === "failed" || row.status === "stale");
+  item.classList.toggle("unsent", row.status === "unsent" || row.status === "stale");
+  item.classList.toggle("failed", row.status === "failed");
   const status = drawStatus(row);
   if (status) item.append(status);
   return item;
@@ -2302,13 +2331,11 @@ function drawPart({ text, href }: { text: string; href?: string }): Node | strin
 /** Under a message that was not sent: the reason, and what the person can do about it. */
 function drawStatus({ key, status, why }: MessageRow): HTMLElement | undefined {
   if (status === "sent" || status === "sending") return undefined;
-  const isOld = status === "stale";
-  const reason = why || getText(isOld ? "message.stale" : "message.failed");
-  const again = isOld
-    ? makeButton("resendMessage", getText("message.resend"), key)
-    : makeButton("retryMessage", getText("message.retry"), key);
-  const discard = makeButton("discardMessage", getText("message.delete"), key);
-  return make("div", { className: "status" }, make("span", { className: "error" }, reason), again, discard);
+  const item = make("div", { className: "status" }, make("span", { className: status }, why));
+  if (status === "failed") item.append(makeButton("retryMessage", getText("message.retry"), key));
+  if (status === "stale") item.append(makeButton("resendMessage", getText("message.resend"), key));
+  item.append(makeButton("discardMessage", getText("message.delete"), key));
+  return item;
 }
 
 interface PersonRow extends SeatRow {
@@ -2558,7 +2585,7 @@ export const ACTIONS: Readonly<Record<Action, (source: HTMLElement, id: string) 
   closeDialog: (source) => source.closest("dialog")?.close(),
   continueChat: continueInNewChat,
   showNewest,
-  retryMessage: (_, id) => retryMessage(id),
+  retryMessage: (_, id) => retryOutgoing(id),
   resendMessage: (_, id) => resendMessage(id),
   discardMessage: (_, key) => dispatch({ type: "discarded", key }),
 };

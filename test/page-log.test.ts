@@ -4,7 +4,17 @@ import assert from "node:assert/strict";
 import { after as afterAll, before as beforeAll, test } from "node:test";
 import type { Browser, Page } from "playwright-core";
 import { launchBrowser, newPerson } from "./lib/browser.ts";
-import { call, join, readSession, sendMessage, startChatWithJonas, waitForLog, waitForMessages } from "./lib/people.ts";
+import {
+  call,
+  join,
+  readSession,
+  readTextsByApi,
+  sendMessage,
+  startChatWithJonas,
+  waitForLog,
+  waitForMessages,
+  waitForUnsent,
+} from "./lib/people.ts";
 
 let browser: Browser;
 beforeAll(async () => {
@@ -23,7 +33,7 @@ test("the end page keeps its reason and the unsent text through a reload, until 
   await join(mia, link, "Mia");
   await mia.route(`**/${jonas.chat_id}`, (route) => route.abort());
   await sendMessage(mia, "never sent");
-  await mia.locator(".failed").waitFor();
+  await waitForUnsent(mia, 1);
   await messageField(mia).fill("half a sen");
   await page.getByRole("button", { name: /^People/ }).click();
   await page.getByRole("button", { name: "Remove Mia" }).click();
@@ -68,7 +78,7 @@ test("a person who is removed and joins again finds the unsent text in the messa
   await join(page, link, "Mia");
   await page.route(`**/${jonas.chat_id}`, (route) => route.abort());
   await sendMessage(page, "never sent");
-  await page.locator(".failed").waitFor();
+  await waitForUnsent(page, 1);
   const { session_token } = await readSession(ana);
   await call(site, "DELETE", `/${jonas.chat_id}/members/3`, session_token);
   await page.getByRole("heading", { name: "You are no longer in this chat" }).waitFor();
@@ -77,4 +87,30 @@ test("a person who is removed and joins again finds the unsent text in the messa
   assert.equal(await messageField(page).inputValue(), "never sent");
   await waitForLog(page);
   await waitForMessages(page);
+});
+
+// ---------------------------------------------------------------------------------------------------------
+// Sending.
+
+test("pasted code keeps its shape, and a message that no one could see is not sent", async (t) => {
+  const { site, page, jonas } = await startChatWithJonas(t, browser);
+  await sendMessage(page, "\u200b\u2060");
+  assert.equal(await messageField(page).inputValue(), "\u200b\u2060");
+  await sendMessage(page, "    if (x) {\n      y();\n    }");
+  await waitForMessages(page, "if (x) {\n  y();\n}");
+  assert.deepEqual(await readTextsByApi(site, jonas), ["if (x) {\n  y();\n}"]);
+});
+
+test("on a device with a wrong clock, a message has the server's time before and after it is sent", async (t) => {
+  const { page, jonas } = await startChatWithJonas(t, browser, { timezoneId: "UTC" });
+  await page.clock.install({ time: Date.now() + 5 * 3600_000 });
+  // The next answer tells the page the server's time.
+  await page.reload();
+  await waitForLog(page);
+  const times = page.locator("#list time");
+  await page.route(`**/${jonas.chat_id}`, (route) => route.abort());
+  await sendMessage(page, "what time is it?");
+  await waitForUnsent(page, 1);
+  const shown = (await times.getAttribute("datetime")) ?? "";
+  assert.ok(Math.abs(Date.parse(shown) - Date.now()) < 60_000, shown);
 });

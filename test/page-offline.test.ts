@@ -23,6 +23,7 @@ import {
   waitForLog,
   waitForMessages,
   waitForNotice,
+  waitForUnsent,
 } from "./lib/people.ts";
 
 let browser: Browser;
@@ -134,7 +135,7 @@ test("a connection lost while sending loses no message, posts none twice and kee
   await waitForMessages(page, "one");
   proxy.cutBeforeReply();
   await sendMessage(page, "two");
-  await page.getByText("Not sent.").waitFor();
+  await waitForUnsent(page, 1);
   assert.deepEqual(
     await readTextsByApi(site, jonas),
     ["one", "two"],
@@ -142,7 +143,7 @@ test("a connection lost while sending loses no message, posts none twice and kee
   );
   for (const text of ["three", "four"]) await sendMessage(page, text);
   await offlineBanner(page).waitFor();
-  await page.getByText("Not sent.").nth(2).waitFor();
+  await waitForUnsent(page, 3);
   await postByApi(site, jonas, "five");
   await page.getByLabel("Message", { exact: true }).fill("half a sen");
   proxy.restore();
@@ -156,7 +157,7 @@ test("messages that failed before the tab was closed are sent once when the chat
   const { site, page, jonas, proxy } = await startChatBehindProxy(t);
   proxy.cutBeforeReply();
   for (const text of ["one", "two"]) await sendMessage(page, text);
-  await page.getByText("Not sent.").nth(1).waitFor();
+  await waitForUnsent(page, 2);
   const address = page.url();
   const again = await page.context().newPage();
   await page.close();
@@ -170,7 +171,7 @@ test("after an hour's sleep the page reconnects, and asks before it sends an hou
   const { site, page, jonas, proxy } = await startChatBehindProxy(t, (one) => one.clock.install());
   proxy.cut();
   await sendMessage(page, "before the nap");
-  await page.getByText("Not sent.").waitFor();
+  await waitForUnsent(page, 1);
   await offlineBanner(page).waitFor();
   await page.clock.fastForward(3600_000);
   proxy.restore();
@@ -379,7 +380,7 @@ test("with full storage, nothing is lost until the tab is closed", async (t) => 
   });
   await page.route(`**/${jonas.chat_id}`, (route) => route.abort());
   await sendMessage(page, "kept in memory");
-  await page.getByText("Not sent.").waitFor();
+  await waitForUnsent(page, 1);
   await page.getByText(NOTHING_STORED).waitFor();
   await page.getByLabel("Message", { exact: true }).fill("a draft");
   await page.getByRole("link", { name: "Home" }).click();

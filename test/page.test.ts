@@ -26,6 +26,7 @@ import {
   waitForLog,
   waitForMessages,
   waitForNotice,
+  waitForUnsent,
 } from "./lib/people.ts";
 
 let browser: Browser;
@@ -442,19 +443,20 @@ test("the draft survives a reload", async (t) => {
   assert.equal(await page.getByLabel("Message", { exact: true }).inputValue(), "half a sen");
 });
 
-test("failed messages survive a reload, and Retry sends each of them once and in order", async (t) => {
+test("messages without an answer survive a reload, and each is sent once and in order as soon as possible", async (t) => {
   const { site, page, jonas } = await startChatWithJonas(t, browser);
+  await page.addInitScript(() => {
+    Math.random = () => 0.05;
+  });
   await page.route(`**/${jonas.chat_id}`, (route) =>
     route.request().method() === "POST" ? route.abort() : route.continue(),
   );
-  await sendMessage(page, "first");
-  await page.getByText("Not sent.").waitFor();
-  await sendMessage(page, "second");
-  await page.getByText("Not sent.").nth(1).waitFor();
+  for (const text of ["first", "second"]) await sendMessage(page, text);
+  await waitForUnsent(page, 2);
   await page.reload();
-  await page.getByText("Not sent.").nth(1).waitFor();
+  await waitForUnsent(page, 2);
+  assert.equal(await page.locator("#banner").textContent(), "", "polls get through");
   await page.unroute(`**/${jonas.chat_id}`);
-  await page.getByRole("button", { name: "Retry" }).first().click();
   await waitForMessages(page, "first", "second");
   assert.deepEqual(await readTextsByApi(site, jonas), ["first", "second"]);
   await page.reload();
@@ -475,31 +477,8 @@ test("a message whose answer was lost is not posted twice", async (t) => {
     { times: 1 },
   );
   await sendMessage(page, "only once");
-  await page.getByText("Not sent.").waitFor();
-  await page.getByRole("button", { name: "Retry" }).click();
   await waitForMessages(page, "only once");
   assert.deepEqual(await readTextsByApi(site, jonas), ["only once"]);
-});
-
-test("if a failed message gets too old while Retry is shown, Retry asks instead of sending it", async (t) => {
-  const { site, page, jonas } = await startChatWithJonas(t, browser);
-  const path = (url: URL) => url.pathname === `/${jonas.chat_id}` && !url.search;
-  await page.route(path, (route) => route.abort());
-  await sendMessage(page, "too old");
-  await page.getByRole("button", { name: "Retry" }).waitFor();
-  await page.unroute(path);
-  // The clock and the press in one step: between them, a poll or a timer could draw the message again.
-  await page.getByRole("button", { name: "Retry" }).evaluate((button: HTMLElement) => {
-    const later = Date.now() + 600_000;
-    Date.now = () => later;
-    button.click();
-  });
-  await page.getByText("This may already have been sent.").waitFor();
-  assert.equal(await page.getByRole("button", { name: "Retry" }).count(), 0);
-  assert.deepEqual(await readTextsByApi(site, jonas), []);
-  await page.getByRole("button", { name: "Send again?" }).click();
-  await waitForMessages(page, "too old");
-  assert.deepEqual(await readTextsByApi(site, jonas), ["too old"]);
 });
 
 test("a message that failed more than ten minutes ago can be sent again after a question, or deleted", async (t) => {
@@ -657,7 +636,7 @@ test("the 31st message replaces the oldest without moving the message being read
   assert.ok(last && log && last.y + last.height <= log.y + log.height, "the log follows new messages again");
 });
 
-test("the log marks the place where messages are missing", async (t) => {
+test("above a full log, a line says that only the last 30 messages are kept", async (t) => {
   const { site, page, jonas } = await startChatWithJonas(t, browser);
   const numbers = Array.from({ length: 31 }, (_, index) => `number ${index + 1}`);
   await page.goto("about:blank");
@@ -665,7 +644,17 @@ test("the log marks the place where messages are missing", async (t) => {
   for (const text of numbers.slice(20)) await postByApi(site, jonas, text);
   await page.goBack();
   await waitForMessages(page, ...numbers.slice(1));
-  assert.equal(await page.locator("#list > li").first().textContent(), "Older messages are gone");
+  const line = page.getByText("Only the last 30 messages are kept.");
+  await line.waitFor();
+  await postByApi(site, jonas, "number 32");
+  await waitForMessages(page, ...numbers.slice(2), "number 32");
+  await line.waitFor();
+  const items = await page.locator("#list > li").allTextContents();
+  assert.equal(items.length, 30, "the line is not an item of the list");
+  const fresh = await startChatWithJonas(t, browser);
+  for (const text of numbers.slice(0, 29)) await postByApi(fresh.site, fresh.jonas, text);
+  await waitForMessages(fresh.page, ...numbers.slice(0, 29));
+  assert.equal(await fresh.page.getByText("Only the last 30 messages are kept.").isVisible(), false);
 });
 
 test("while the tab is hidden, the title counts new messages and the icon has a dot", async (t) => {
@@ -984,20 +973,21 @@ test("every dialog works with the keyboard alone and returns the focus when it c
   )();
   await closePeople();
 
-  // The keyboard also scrolls the log and resends a failed message.
+  // The keyboard also scrolls the log and resends a refused message.
   await tabTo(page, "log");
   for (let number = 0; number < 20; number++) await postByApi(site, jonas, `number ${number}`);
   await page.getByText("number 19").waitFor();
   await page.keyboard.press("Home");
   await page.waitForFunction(() => document.querySelector("#log")?.scrollTop === 0);
-  await page.route(`**/${jonas.chat_id}`, (route) => route.abort());
+  const json = { error: "invalid_text", message: "No." };
+  await page.route(`**/${jonas.chat_id}`, (route) => route.fulfill({ status: 422, json }));
   await tabTo(page, "message");
   await page.keyboard.type("Bye");
   await page.keyboard.press("Enter");
-  await page.getByText("Not sent.").waitFor();
+  await page.getByText("This message can't be sent.").waitFor();
   await page.unroute(`**/${jonas.chat_id}`);
   await page.keyboard.press("Shift+Tab");
   await page.keyboard.press("Shift+Tab");
   await page.keyboard.press("Enter");
-  await page.getByText("Not sent.").waitFor({ state: "hidden" });
+  await page.getByText("This message can't be sent.").waitFor({ state: "hidden" });
 });

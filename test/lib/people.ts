@@ -47,8 +47,14 @@ export async function sendMessage(page: Page, text: string): Promise<void> {
 export async function waitForMessages(page: Page, ...texts: string[]): Promise<void> {
   await page.waitForFunction((expected) => {
     const bubbles = Array.from(document.querySelectorAll(".bubble"), (bubble) => bubble.textContent);
-    return JSON.stringify(bubbles) === expected && !document.querySelector(".sending");
+    return JSON.stringify(bubbles) === expected && !document.querySelector(".sending, .unsent");
   }, JSON.stringify(texts));
+}
+
+/** Waits until the log has this many messages that wait for the connection. */
+export async function waitForUnsent(page: Page, count: number): Promise<void> {
+  await page.waitForFunction((wanted) => document.querySelectorAll(".unsent > .bubble").length === wanted, count);
+  await page.getByText("Will be sent when the connection is back").waitFor();
 }
 
 /** Waits until the home screen shows a notice with this text. */

@@ -4,7 +4,7 @@
 import type { Page } from "playwright-core";
 import { createApp, type Session } from "../../server.ts";
 import { openSite, type TestSite } from "./browser.ts";
-import { call, createChat, createInvite, postByApi, waitForLog } from "./people.ts";
+import { call, createChat, createInvite, postByApi, waitForLog, waitForUnsent } from "./people.ts";
 
 const MINUTE = 60_000;
 
@@ -250,15 +250,27 @@ export const SCENES = {
     // "Sending…" appears half a second later.
     await page.waitForTimeout(700);
   },
-  async "message-failed"(page) {
+  async "message-unsent"(page) {
     await openChatWithQuestion(page, "Are you there?");
     await page.context().setOffline(true);
+    for (const text of ["Yes! Give me five minutes", "🎉", "Or ten"]) {
+      await page.fill("#message", text);
+      await page.click("#send");
+    }
+    await page.getByText("Connection lost").waitFor();
+    await waitForUnsent(page, 3);
+  },
+  async "message-refused"(page) {
+    await openChatWithQuestion(page, "Are you there?");
+    const json = { error: "invalid_text", message: "" };
+    await page.route("**/*", (route) =>
+      route.request().method() === "POST" ? route.fulfill({ status: 422, json }) : route.continue(),
+    );
     for (const text of ["Yes! Give me five minutes", "🎉"]) {
       await page.fill("#message", text);
       await page.click("#send");
-      await page.getByText("Not sent.").last().waitFor();
     }
-    await page.getByText("Connection lost").waitFor();
+    await page.getByText("can't be sent").last().waitFor();
   },
   async "message-stale"(page) {
     const ana = await openChatWithQuestion(page, "Are you still there?");
