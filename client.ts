@@ -61,6 +61,8 @@ const OFFLINE_DELAY_MS = 3_000;
 const PREVIEW_RETRY_MS = 3_000;
 /** The counter appears when this many characters are left. */
 const COUNTER_GRAPHEMES = 100;
+/** A screen reader announces the counter after a pause in typing this long, not at every key. */
+const COUNTER_DELAY_MS = 1_000;
 /** Messages of one author within this time of the first form a group. */
 const GROUP_MS = 5 * 60_000;
 /** The countdown shows for this long before the seat expires. */
@@ -1418,7 +1420,9 @@ let resendTimer: ReturnType<typeof setTimeout> | undefined;
 /** Moves the draft into the outbox. A draft that is empty or too long stays where it is. */
 function sendDraft(): void {
   const text = removeIndent(ui.message.value);
-  if (state.screen !== "chat" || !isVisible(text) || measureLength(text).isOver) return;
+  if (state.screen !== "chat" || !isVisible(text)) return;
+  const { note, isOver } = measureLength(text);
+  if (isOver) return repeatCounter(note);
   // Before the message is added, so that the log counts as being at its end and follows it.
   scrollToEnd();
   const times = { at: Date.now(), shownAt: serverNow() };
@@ -1495,9 +1499,23 @@ function onDraftInput(): void {
   if (state.screen === "chat") saveItem(draftKey(state.session.chat_id), ui.message.value || null);
   fitComposer();
   const { note, isOver } = measureLength(ui.message.value);
-  ui.counter.hidden = !note;
   setText(ui.counter, note);
-  ui.counter.classList.toggle("over", isOver);
+  ui.counter.classList.toggle("error", isOver);
+  ui.message.ariaInvalid = String(isOver);
+  speakCounter(note, COUNTER_DELAY_MS);
+}
+
+let counterTimer: ReturnType<typeof setTimeout> | undefined;
+
+function speakCounter(note: string, delay: number): void {
+  clearTimeout(counterTimer);
+  counterTimer = setTimeout(() => setText(ui.counterSpoken, note), delay);
+}
+
+/** Answers an attempt to send a text that is too long. Screen readers announce only changes, so it clears the old text. */
+function repeatCounter(note: string): void {
+  setText(ui.counterSpoken, "");
+  speakCounter(note, 100);
 }
 
 /** Grows the field with its text from one line (44 px) to five, then scrolls. A line is 24 px, its padding 20. */
@@ -1928,7 +1946,7 @@ type BannerId =
   | "endingSpoken"
   | "continueError"
   | "continueChat";
-type LogId = "inlineInvite" | "log" | "empty" | "kept" | "list" | "pill" | "counter" | "send";
+type LogId = "inlineInvite" | "log" | "empty" | "kept" | "list" | "pill" | "counter" | "counterSpoken" | "send";
 type InviteId = "invite" | "inviteTexts" | "inviteText" | "inviteCount" | "sameWifi" | "inviteStatus";
 type LargeId = "largeBox" | "largeCaption";
 type PeopleId = "members" | "inviteHint" | "end";
@@ -1966,11 +1984,20 @@ function renderStaticTexts(): void {
 
 /** Shows one of the two screens and brings it up to date. The other one keeps its content, unseen. */
 function render(): void {
+  const focused = document.activeElement;
   ui.joinScreen.hidden = state.screen === "chat";
   ui.chatScreen.hidden = state.screen !== "chat";
   if (state.screen === "chat") renderChat(state);
   else renderJoinScreen(state);
+  if (state.screen === "chat" && focused && !focused.checkVisibility()) focusAnew();
   renderTab();
+}
+
+/** Focuses the dialog's heading or the message field, because the element that had the focus has disappeared. */
+function focusAnew(): void {
+  const dialog = [...document.querySelectorAll("dialog[open]")].at(-1);
+  if (dialog) dialog.querySelector("h2")?.focus();
+  else if (!isTouch()) ui.message.focus();
 }
 
 /** The browser's tab: the chat's name, and how many messages arrived while the tab was hidden. */
@@ -2636,6 +2663,21 @@ function onKey(event: KeyboardEvent): void {
   }
 }
 
+/** The last press was that of a pointer rather than a key. */
+let wasPointer = false;
+
+/**
+ * Typing outside fields and dialogs goes to the message field. A closed dialog, for example, returns the focus to its
+ * button, where typing would go nowhere. The space bar presses that button only for a person who uses the keyboard.
+ */
+function onStrayKey({ key, target, ctrlKey, metaKey, altKey }: KeyboardEvent): void {
+  const isText = key === " " ? wasPointer : key.length === 1 || key === "Dead";
+  wasPointer = false;
+  if (!isText || ctrlKey || metaKey || altKey || isTouch()) return;
+  // While a dialog is open, nothing outside it can get the focus.
+  if (target instanceof Element && !target.matches("input, textarea")) ui.message.focus();
+}
+
 /** The log's distance from the top of the window when its size last changed. */
 let logTop = 0;
 
@@ -2687,6 +2729,8 @@ function bindPage(): void {
   document.addEventListener("click", onLink);
   document.addEventListener("click", enableSound);
   document.addEventListener("keydown", enableSound);
+  document.addEventListener("keydown", onStrayKey);
+  document.addEventListener("pointerdown", () => (wasPointer = true));
   ui.question.addEventListener("close", () => dispatch({ type: "question closed" }));
   ui.api.addEventListener("close", () => dispatch({ type: "API panel changed", panel: "closed" }));
   ui.sound.addEventListener("change", () => setSound(ui.sound.checked));

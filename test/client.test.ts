@@ -417,10 +417,10 @@ test("a seat shows the first grapheme of a name", () => {
 
 test("the counter counts graphemes and bytes, and appears only near a limit", () => {
   assert.deepEqual(measureLength("x".repeat(1899)), { note: "", isOver: false });
-  assert.deepEqual(measureLength("x".repeat(1900)), { note: "100 left", isOver: false });
-  assert.deepEqual(measureLength("x".repeat(2003)), { note: "3 too many", isOver: true });
+  assert.deepEqual(measureLength("x".repeat(1900)), { note: "100 characters left", isOver: false });
+  assert.deepEqual(measureLength("x".repeat(2003)), { note: "3 characters too long", isOver: true });
   assert.deepEqual(measureLength("🏽".repeat(1000)), { note: "", isOver: false });
-  assert.deepEqual(measureLength("👩‍👩‍👧‍👦".repeat(400)), { note: "1,808 bytes too many", isOver: true });
+  assert.deepEqual(measureLength("👩‍👩‍👧‍👦".repeat(400)), { note: "1,808 bytes too long", isOver: true });
 });
 
 test("the page rejects an empty or long name without asking the server", () => {

@@ -6,6 +6,7 @@ import { after as afterAll, before as beforeAll, test } from "node:test";
 import type { Browser, Page } from "playwright-core";
 import { launchBrowser, newPerson, startSite } from "./lib/browser.ts";
 import {
+  call,
   joinByApi,
   openPeople,
   PHONE,
@@ -177,5 +178,98 @@ test("on returning home, the focus brings the notice along: to the name field, o
     assert.equal(focus, options === PHONE ? "notice" : "name");
     const field = (await readAccessibleNodes(page)).find(({ role }) => role === "textbox");
     assert.equal(field?.description, "You left the chat.");
+  }
+});
+
+test("a screen reader hears how much too long a message is: after a pause in typing, and at every try to send it", async (t) => {
+  const { page } = await startChatWithJonas(t, browser);
+  const box = page.getByLabel("Message", { exact: true });
+  await page.evaluate(() => {
+    const spoken: string[] = [];
+    Object.assign(window, { spoken });
+    const region = document.querySelector("#counterSpoken") ?? document.body;
+    new MutationObserver(() => spoken.push(region.textContent)).observe(region, { childList: true, subtree: true });
+  });
+  const readSpoken = () => page.evaluate(() => ("spoken" in window ? window.spoken : undefined));
+  const waitForSpoken = (expected: string[]) =>
+    page.waitForFunction(
+      (json) => "spoken" in window && JSON.stringify(window.spoken) === json,
+      JSON.stringify(expected),
+    );
+  await box.fill("x".repeat(2102));
+  await box.press("x");
+  assert.deepEqual(await readSpoken(), [], "not while typing");
+  await waitForSpoken(["103 characters too long"]);
+  assert.equal(await box.getAttribute("aria-invalid"), "true");
+  await box.press("Enter");
+  await waitForSpoken(["103 characters too long", "", "103 characters too long"]);
+  await box.fill("short");
+  assert.equal(await box.getAttribute("aria-invalid"), "false");
+});
+
+/** Returns the id of the focused element. */
+function readFocus(page: Page): Promise<string | undefined> {
+  return page.evaluate(() => document.activeElement?.id);
+}
+
+test("typing after a dialog was closed goes to the message field, and the space bar reopens nothing", async (t) => {
+  const { page } = await startChatWithJonas(t, browser);
+  const box = page.getByLabel("Message", { exact: true });
+  const dialog = page.getByRole("dialog", { name: "People" });
+  for (const text of ["hi you", " spaced"]) {
+    await box.fill("");
+    await openPeople(page);
+    await dialog.getByRole("button", { name: "Close" }).click();
+    await page.keyboard.type(text);
+    assert.equal(await box.inputValue(), text);
+    assert.equal(await dialog.isVisible(), false);
+  }
+  await page.locator("#seats").focus();
+  await page.keyboard.press("Control+b");
+  assert.equal(await readFocus(page), "seats", "a shortcut is no text");
+  await page.keyboard.press("Tab");
+  await page.keyboard.press("Shift+Tab");
+  await page.keyboard.press("Space");
+  await dialog.waitFor();
+  await page.keyboard.type("not in a dialog");
+  assert.equal(await box.inputValue(), " spaced");
+});
+
+test("if the focused button disappears, the focus goes to the message field, or to the heading in a dialog", async (t) => {
+  const { page, jonas, site } = await startChatWithJonas(t, browser);
+  await page.getByRole("button", { name: "Close" }).click();
+  assert.equal(await readFocus(page), "message", "after closing the invitation");
+  await page.route("**/*", (route) => (route.request().method() === "POST" ? route.abort() : route.continue()));
+  for (const name of ["Delete", "Retry"]) {
+    await sendMessage(page, "hello");
+    if (name === "Retry") await page.unrouteAll();
+    await page.getByRole("button", { name }).click();
+    assert.equal(await readFocus(page), "message", `after ${name}`);
+  }
+  await waitForMessages(page, "hello");
+  await openPeople(page);
+  await page.getByLabel("Remove Jonas").focus();
+  await call(site, "POST", `/${jonas.chat_id}/leave`, jonas.session_token);
+  await page.getByLabel("Remove Jonas").waitFor({ state: "detached" });
+  assert.equal(await readFocus(page), "peopleTitle");
+});
+
+test("the focus ring of a link stands out from its bubble, in light and dark", async (t) => {
+  const { page } = await startChatWithJonas(t, browser);
+  await sendMessage(page, "https://example.org/");
+  await page.locator(".own a").waitFor();
+  for (const colorScheme of ["light", "dark"] as const) {
+    await page.emulateMedia({ colorScheme });
+    await page.getByLabel("Message", { exact: true }).focus();
+    await page.keyboard.press("Shift+Tab");
+    assert.equal(await page.locator(".own a:focus-visible").count(), 1);
+    const [ring, bubble] = await page
+      .locator(".own a")
+      .evaluate((link) => [
+        getComputedStyle(link).outlineColor,
+        getComputedStyle(link.parentElement ?? link).backgroundColor,
+      ]);
+    assert.equal(ring, "rgb(255, 255, 255)");
+    assert.ok(["rgb(91, 63, 214)", "rgb(74, 58, 168)"].includes(bubble ?? ""), bubble);
   }
 });

@@ -427,11 +427,16 @@ test("a counter appears near the limit, and a message that is too long is neithe
   const { page } = await startChatWithJonas(t, browser);
   const box = page.getByLabel("Message", { exact: true });
   await box.fill("x".repeat(1990));
-  await page.getByText("10 left").waitFor();
+  await page.getByText("10 characters left").first().waitFor();
   await box.fill("x".repeat(2001));
-  await page.getByText("1 too many").waitFor();
+  const counter = page.locator("#counter");
+  await counter.filter({ hasText: "1 character too long" }).waitFor();
   await box.press("Enter");
   assert.equal((await box.inputValue()).length, 2001);
+  const [log, note, field] = await Promise.all(
+    ["#log", "#counter", "#message"].map((selector) => page.locator(selector).boundingBox()),
+  );
+  assert.ok(log && note && field && log.y + log.height <= note.y && note.y + note.height <= field.y);
   assert.equal(await page.locator(".bubble").count(), 0);
 });
 
