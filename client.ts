@@ -20,6 +20,7 @@
 import { generate } from "lean-qr/nano";
 import { DIRECTION, LANGUAGE, TEXTS } from "./dist/texts.ts";
 import type {
+  AddressesReply,
   ErrorCode,
   ErrorReply,
   InvitePreview,
@@ -139,6 +140,8 @@ export interface HomeState {
   notice: string;
   /** The chats in which this browser has a seat or unsent text. The server may have ended some of them already. */
   chats: readonly SavedChat[];
+  /** Where other devices can open the page, if this one is the host's own. Empty on every other device. */
+  address: string;
   /** The error shown at the name field; empty if there is none. */
   fieldError: string;
   /** A request is under way, and a second press of the button is ignored. */
@@ -223,6 +226,7 @@ export type NavigationEvent =
 export type JoinEvent =
   // The server no longer knows a chat of the list.
   | { type: "chats checked"; chats: readonly SavedChat[] }
+  | { type: "address found"; address: string }
   | { type: "previewed"; preview: InvitePreview }
   // A request failed for a reason other than the name.
   | { type: "failed"; notice: string }
@@ -279,6 +283,7 @@ export function update(state: State, event: StateEvent): State {
     case "chat ended":
       return openScreen(event);
     case "chats checked":
+    case "address found":
     case "previewed":
     case "failed":
     case "submitted":
@@ -314,7 +319,7 @@ export function update(state: State, event: StateEvent): State {
 function openScreen(event: NavigationEvent): State {
   switch (event.type) {
     case "home opened":
-      return { screen: "home", notice: event.notice, chats: event.chats, fieldError: "", isBusy: false };
+      return { screen: "home", notice: event.notice, chats: event.chats, address: "", fieldError: "", isBusy: false };
     case "invite opened":
       return openInvite(event.chatId, event.token);
     case "chat opened":
@@ -331,6 +336,8 @@ function updateJoin(state: HomeState | JoinState, event: JoinEvent): State {
   switch (event.type) {
     case "chats checked":
       return state.screen === "home" ? { ...state, chats: event.chats } : state;
+    case "address found":
+      return state.screen === "home" ? { ...state, address: event.address } : state;
     case "previewed":
       return state.screen === "join" ? { ...state, preview: event.preview, notice: "" } : state;
     case "failed":
@@ -1312,7 +1319,7 @@ function sleep(ms: number, signal?: AbortSignal): Promise<void> {
 // Dispatch. The current state and the only function that replaces it. Code that awaits something must check the
 // state again afterwards: the person may have left the chat, or opened another one, in the meantime.
 
-let state: State = { screen: "home", notice: "", chats: [], fieldError: "", isBusy: false };
+let state: State = { screen: "home", notice: "", chats: [], address: "", fieldError: "", isBusy: false };
 
 function dispatch(event: StateEvent): void {
   const before = state;
@@ -1564,6 +1571,13 @@ function showHome(notice: string): void {
   dispatch({ type: "home opened", notice, chats: listChats() });
   focusName();
   void checkChats();
+  void findAddress();
+}
+
+/** Asks for the address to tell others. The server has one only for a browser on its own machine. */
+async function findAddress(): Promise<void> {
+  const answer = await api<AddressesReply>("GET", "/addresses");
+  if (answer.isOk) dispatch({ type: "address found", address: answer.value.addresses[0] ?? "" });
 }
 
 /** Returns the chats for the home screen, and forgets those that have ended without unsent text. */
@@ -1935,7 +1949,7 @@ function playTone(): void {
 // nothing: a rule that depends on earlier events belongs in `update`.
 
 type JoinScreenId = "joinScreen" | "notice" | "joinTitle" | "joinText" | "nameField" | "nameError" | "joinSubmit";
-type HomeId = "savedChats" | "chats" | "unsentField";
+type HomeId = "savedChats" | "chats" | "address" | "addressText" | "unsentField";
 type HeaderId = "chatScreen" | "title" | "seats" | "inviteOpen";
 type BannerId =
   | "banner"
@@ -1960,7 +1974,7 @@ type Page = Record<JoinScreenId | HomeId | HeaderId | BannerId | LogId, HTMLElem
   Record<"name" | "link" | "sound" | "revoke", HTMLInputElement> &
   Record<"message" | "unsent", HTMLTextAreaElement> &
   Record<DialogId, HTMLDialogElement> &
-  Record<"qr" | "largeQr", HTMLCanvasElement> &
+  Record<"qr" | "largeQr" | "addressQr", HTMLCanvasElement> &
   Record<"copy" | "code", HTMLButtonElement> &
   Record<"icon", HTMLLinkElement>;
 
@@ -2049,6 +2063,15 @@ function renderJoinScreen(screen: HomeState | JoinState | EndedState): void {
   ui.joinSubmit.ariaBusy = !isEnded && screen.isBusy ? "true" : null;
   ui.savedChats.hidden = chats.length === 0;
   reconcile(ui.chats, chats.map(chatRow), drawChat);
+  renderAddress(screen.screen === "home" ? screen.address : "");
+}
+
+/** Browsers complete a typed address with http://, so that part is left out where people read it. */
+function renderAddress(address: string): void {
+  ui.address.hidden = !address;
+  if (!address) return;
+  setText(ui.addressText, getText("home.address", { address: address.replace("http://", "") }));
+  drawCode(ui.addressQr, address, 160);
 }
 
 function renderJoinTexts(screen: HomeState | JoinState | EndedState): void {

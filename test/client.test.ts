@@ -92,7 +92,7 @@ function chatAfter(...events: StateEvent[]): ChatState {
 
 /** Returns the state after these events, starting on an empty home screen. */
 function stateAfter(...events: StateEvent[]): State {
-  const start: State = { screen: "home", notice: "", chats: [], fieldError: "", isBusy: false };
+  const start: State = { screen: "home", notice: "", chats: [], address: "", fieldError: "", isBusy: false };
   return events.reduce(update, start);
 }
 
@@ -117,7 +117,14 @@ test("an event of another screen returns the same state object", () => {
 
 test("home lists the chats, and no longer one that the server does not know", () => {
   const home = stateAfter({ type: "home opened", notice: "hello", chats: [saved] });
-  assert.deepEqual(home, { screen: "home", notice: "hello", chats: [saved], fieldError: "", isBusy: false });
+  assert.deepEqual(home, {
+    screen: "home",
+    notice: "hello",
+    chats: [saved],
+    address: "",
+    fieldError: "",
+    isBusy: false,
+  });
   const fewer = update(home, { type: "chats checked", chats: [] });
   assert.deepEqual(fewer.screen === "home" && fewer.chats, []);
 });

@@ -16,6 +16,7 @@ import {
   openPeople,
   PHONE,
   postByApi,
+  readCode,
   readInviteLink,
   readSession,
   readTextsByApi,
@@ -128,28 +129,6 @@ test("the QR code contains the link, has whole pixels and a margin, and fills th
   await page.keyboard.press("Escape");
   await page.locator("#largeQr").waitFor({ state: "hidden" });
 });
-
-/**
- * Reads a QR code of `count` by `count` modules from a canvas, by the pixel in the middle of each module. Returns the
- * canvas's width in pixels and which modules are dark.
- */
-function readCode(page: Page, id: string, count: number): Promise<{ width: number; dark: boolean[] }> {
-  return page.evaluate(
-    ([canvasId, across]) => {
-      const canvas = document.querySelector<HTMLCanvasElement>(`#${canvasId}`);
-      const pixels = canvas?.getContext("2d")?.getImageData(0, 0, canvas.width, canvas.height).data;
-      if (!canvas || !pixels) throw new Error("There is no code.");
-      const module = canvas.width / across;
-      const middle = (index: number) => Math.floor((index + 0.5) * module);
-      const dark = Array.from({ length: across ** 2 }, (_, index) => {
-        const [x, y] = [middle(index % across), middle(Math.floor(index / across))];
-        return pixels[4 * (y * canvas.width + x)] === 0;
-      });
-      return { width: canvas.width, dark };
-    },
-    [id, count] as const,
-  );
-}
 
 test("the name field shows an error if the name is empty, too long or taken", async (t) => {
   const site = await startSite(t);
@@ -303,19 +282,19 @@ test("a retry after a lost answer creates no second chat and takes no second sea
   await page.getByText("2 of 6 in the chat").waitFor();
 });
 
-test("the page is one request of at most 24,000 bytes, and without JavaScript it says what it needs", async (t) => {
+test("the page is one request of at most 24 KB, one for data, and without JavaScript it says what it needs", async (t) => {
   const site = await startSite(t);
   const { page } = await newPerson(t, browser);
   const requests: string[] = [];
   page.on("request", (request) => requests.push(new URL(request.url()).pathname));
   await page.goto(site.origin);
   await page.waitForLoadState("networkidle");
-  assert.deepEqual(requests, ["/"]);
+  assert.deepEqual(requests, ["/", "/addresses"]);
   const headers = { Accept: "text/html", "Accept-Encoding": "gzip" };
   const reply = await fetch(site.localOrigin, { headers });
   assert.equal(reply.headers.get("Content-Encoding"), "gzip");
   const size = Number(reply.headers.get("Content-Length"));
-  assert.ok(size > 10_000 && size <= 24_000, `${size} bytes`);
+  assert.ok(size > 10_000 && size <= 24 * 1024, `${size} bytes`);
 
   const plain = await newPerson(t, browser, { javaScriptEnabled: false });
   await plain.page.goto(site.origin);

@@ -19,6 +19,7 @@ const IN_PROCESS = [
   "rates", // bursts need a clock that stands still
   "release", // the version and the changelog
   "page-states",
+  "page-address",
   "docs",
   "develop", // the build and what runs it
   "executable", // always tests the executable

@@ -116,6 +116,28 @@ export async function tabTo(page: Page, id: string, key = "Tab"): Promise<void> 
   assert.fail(`${key} does not reach ${id}`);
 }
 
+/**
+ * Reads a QR code of `count` by `count` modules from a canvas, by the pixel in the middle of each module. Returns the
+ * canvas's width in pixels and which modules are dark.
+ */
+export function readCode(page: Page, id: string, count: number): Promise<{ width: number; dark: boolean[] }> {
+  return page.evaluate(
+    ([canvasId, across]) => {
+      const canvas = document.querySelector<HTMLCanvasElement>(`#${canvasId}`);
+      const pixels = canvas?.getContext("2d")?.getImageData(0, 0, canvas.width, canvas.height).data;
+      if (!canvas || !pixels) throw new Error("There is no code.");
+      const module = canvas.width / across;
+      const middle = (index: number) => Math.floor((index + 0.5) * module);
+      const dark = Array.from({ length: across ** 2 }, (_, index) => {
+        const [x, y] = [middle(index % across), middle(Math.floor(index / across))];
+        return pixels[4 * (y * canvas.width + x)] === 0;
+      });
+      return { width: canvas.width, dark };
+    },
+    [id, count] as const,
+  );
+}
+
 // ---------------------------------------------------------------------------------------------------------
 // The API. Every answer is checked against openapi.json, and an error makes the call throw.
 

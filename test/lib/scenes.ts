@@ -167,6 +167,12 @@ export const SCENES = {
     await storeSessions(page, []);
     await page.goto(site.origin);
   },
+  async "home-of-host"(page) {
+    await storeSessions(page, []);
+    await page.route("**/addresses", (route) => route.fulfill({ json: { addresses: ["http://192.168.1.20:8080"] } }));
+    await page.goto(site.origin);
+    await page.getByText("Others on this Wi-Fi").waitFor();
+  },
   async "home-name-missing"(page) {
     await storeSessions(page, []);
     await page.goto(site.origin);
