@@ -2071,7 +2071,7 @@ function renderAddress(address: string): void {
   ui.address.hidden = !address;
   if (!address) return;
   setText(ui.addressText, getText("home.address", { address: address.replace("http://", "") }));
-  drawCode(ui.addressQr, address, 160);
+  drawCode(ui.addressQr, address, 200);
 }
 
 function renderJoinTexts(screen: HomeState | JoinState | EndedState): void {

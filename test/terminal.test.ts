@@ -65,6 +65,8 @@ test("a terminal shows a QR code of the first address, and what to try if phones
   assert.match(stdout, /Wi-Fi/);
   assert.match(stdout, /guest/);
   assert.match(stdout, /firewall/);
+  assert.match(stdout, /VPN/);
+  assert.match(stdout, /local network/);
   assert.notEqual(stripVTControlCharacters(stdout), stdout, "the output has colours");
   return undefined;
 });
