@@ -138,6 +138,8 @@ export interface HomeState {
   screen: "home";
   /** A sentence above the card: why the page came here, or why a request failed. */
   notice: string;
+  /** The notice confirms what the person has just done. Other notices report a problem. */
+  isNeutral: boolean;
   /** The chats in which this browser has a seat or unsent text. The server may have ended some of them already. */
   chats: readonly SavedChat[];
   /** Where other devices can open the page, if this one is the host's own. Empty on every other device. */
@@ -156,6 +158,7 @@ export interface JoinState {
   /** The members and free seats; undefined until the server has answered. */
   preview: InvitePreview | undefined;
   notice: string;
+  isNeutral: boolean;
   fieldError: string;
   isBusy: boolean;
 }
@@ -184,6 +187,8 @@ export interface ChatState {
   invite: InviteReply | undefined;
   /** The outcome of the last action on the invitation, as a sentence. */
   inviteStatus: string;
+  /** Why the invitation opened by itself; empty if the person opened it. */
+  inviteReason: string;
   /** Failed polls in a row. */
   failures: number;
   /** The connection has been lost for long enough to say so. */
@@ -217,7 +222,7 @@ export type State = HomeState | JoinState | ChatState | EndedState;
 
 /** Events that replace the screen, wherever the page is. */
 export type NavigationEvent =
-  | { type: "home opened"; notice: string; chats: readonly SavedChat[] }
+  | { type: "home opened"; notice: string; isNeutral: boolean; chats: readonly SavedChat[] }
   | { type: "invite opened"; chatId: string; token: string }
   | { type: "chat opened"; saved: SavedChat; outbox: readonly Outgoing[]; now: number }
   | { type: "chat ended"; chatId: string; reason: EndCode; unsent: string };
@@ -260,6 +265,7 @@ export type PanelEvent =
   | { type: "invite revoked" }
   | { type: "invite status changed"; status: string }
   | { type: "inline invite closed" }
+  | { type: "invite dialog opened"; reason: string }
   | { type: "question asked"; question: QuestionKind }
   | { type: "question submitted" }
   | { type: "question failed"; error: string }
@@ -304,6 +310,7 @@ export function update(state: State, event: StateEvent): State {
     case "invite revoked":
     case "invite status changed":
     case "inline invite closed":
+    case "invite dialog opened":
     case "question asked":
     case "question submitted":
     case "question failed":
@@ -319,7 +326,7 @@ export function update(state: State, event: StateEvent): State {
 function openScreen(event: NavigationEvent): State {
   switch (event.type) {
     case "home opened":
-      return { screen: "home", notice: event.notice, chats: event.chats, address: "", fieldError: "", isBusy: false };
+      return openHome(event);
     case "invite opened":
       return openInvite(event.chatId, event.token);
     case "chat opened":
@@ -341,7 +348,7 @@ function updateJoin(state: HomeState | JoinState, event: JoinEvent): State {
     case "previewed":
       return state.screen === "join" ? { ...state, preview: event.preview, notice: "" } : state;
     case "failed":
-      return { ...state, notice: event.notice, isBusy: false };
+      return { ...state, notice: event.notice, isNeutral: false, isBusy: false };
     case "submitted":
       return { ...state, fieldError: "", notice: "", isBusy: true };
     case "name rejected":
@@ -390,6 +397,8 @@ function updatePanels(chat: ChatState, event: PanelEvent): ChatState {
       return { ...chat, inviteStatus: event.status };
     case "inline invite closed":
       return chat.isInviting ? { ...chat, isInviting: false } : chat;
+    case "invite dialog opened":
+      return { ...chat, isInviting: false, inviteStatus: "", inviteReason: event.reason };
     case "question asked":
       return { ...chat, question: { ...event.question, isBusy: false, error: "" } };
     case "question submitted":
@@ -408,8 +417,13 @@ function updatePanels(chat: ChatState, event: PanelEvent): ChatState {
   }
 }
 
+function openHome({ notice, isNeutral, chats }: Extract<NavigationEvent, { type: "home opened" }>): HomeState {
+  return { screen: "home", notice, isNeutral, chats, address: "", fieldError: "", isBusy: false };
+}
+
 function openInvite(chatId: string, token: string): JoinState {
-  return { screen: "join", chatId, token, preview: undefined, notice: "", fieldError: "", isBusy: false };
+  const [preview, isNeutral, isBusy] = [undefined, false, false];
+  return { screen: "join", chatId, token, preview, notice: "", isNeutral, fieldError: "", isBusy };
 }
 
 /** A chat before its first poll. Unsent messages too old to retry safely wait for the person to decide. */
@@ -429,6 +443,7 @@ function openChat(saved: SavedChat, outbox: readonly Outgoing[], now: number): C
     isInviting: saved.isInviting,
     invite: undefined,
     inviteStatus: "",
+    inviteReason: "",
     failures: 0,
     isOffline: false,
     isBackOnline: false,
@@ -1319,7 +1334,15 @@ function sleep(ms: number, signal?: AbortSignal): Promise<void> {
 // Dispatch. The current state and the only function that replaces it. Code that awaits something must check the
 // state again afterwards: the person may have left the chat, or opened another one, in the meantime.
 
-let state: State = { screen: "home", notice: "", chats: [], address: "", fieldError: "", isBusy: false };
+let state: State = {
+  screen: "home",
+  notice: "",
+  isNeutral: false,
+  chats: [],
+  address: "",
+  fieldError: "",
+  isBusy: false,
+};
 
 function dispatch(event: StateEvent): void {
   const before = state;
@@ -1381,7 +1404,9 @@ async function receivePoll(reply: PollReply, signal: AbortSignal): Promise<void>
     // The seat is good, so the invitation that led here is no longer needed.
     saveItem(inviteKey(state.session.chat_id), null, "sessionStorage");
     const own = state.session.member_id;
-    if (before.isLoaded && reply.messages.some((message) => message.member_id !== own)) playTone();
+    const news = before.isLoaded ? reply.messages.filter((message) => message.member_id !== own) : [];
+    if (news.length > 0) playTone();
+    for (const message of news.slice(-1)) notify(message);
   }
   // The server has no connection to spare for this tab. Wait between 75 % and 125 % of the time it asks for, so that
   // a dozen tabs do not return at the same moment.
@@ -1566,9 +1591,9 @@ function navigateTo(path: string): void {
 }
 
 /** Shows home. The address is replaced rather than added: "back" must not lead to a chat that is gone. */
-function showHome(notice: string): void {
+function showHome(notice: string, isNeutral = false): void {
   if (location.pathname !== "/") history.replaceState(null, "", "/");
-  dispatch({ type: "home opened", notice, chats: listChats() });
+  dispatch({ type: "home opened", notice, isNeutral, chats: listChats() });
   focusName();
   void checkChats();
   void findAddress();
@@ -1745,9 +1770,8 @@ async function replaceInvite(session: Session): Promise<Failure | undefined> {
 }
 
 /** Moves the invitation from the middle of a new chat into its dialog, where it stays. */
-function openInviteDialog(): void {
-  dispatch({ type: "inline invite closed" });
-  dispatch({ type: "invite status changed", status: "" });
+function openInviteDialog(reason = ""): void {
+  dispatch({ type: "invite dialog opened", reason });
   ui.inviteDialog.append(ui.invite);
   openDialog(ui.inviteDialog);
   void createInvite();
@@ -1760,6 +1784,15 @@ function closeInvite(): void {
 
 async function copyLink(): Promise<void> {
   dispatch({ type: "invite status changed", status: await copyField(ui.link) });
+}
+
+/** Opens the system's own list of ways to send the link. Only https and localhost have it, and not every browser. */
+async function shareLink(): Promise<void> {
+  try {
+    if (drawnLink) await navigator.share({ title: getText("app.name"), url: drawnLink });
+  } catch {
+    // The person closed the list.
+  }
 }
 
 /** Opens the dialog with a question. The dialog itself belongs to the browser; the state holds its content. */
@@ -1799,7 +1832,7 @@ function answerQuestion(question: Question, session: Session): Promise<Failure |
     case "replace":
       return replaceInvite(session);
     case "remove":
-      return removeMember(session, question.memberId, ui.revoke.checked);
+      return removeMember(session, question, ui.revoke.checked);
     default:
       return question satisfies never;
   }
@@ -1814,7 +1847,7 @@ async function leaveWith(
   const answer = await leaving;
   if (!answer.isOk && !endsSession(answer.code)) return answer;
   forgetChat(chatId);
-  showHome(notice);
+  showHome(notice, true);
   return undefined;
 }
 
@@ -1822,7 +1855,11 @@ async function leaveWith(
  * Removes a member. The link must be revoked first: in the other order, the removed person could use it to return in
  * between. The new link is then shown, because the old one no longer works for anyone else either.
  */
-async function removeMember(session: Session, memberId: string, hasToRevoke: boolean): Promise<Failure | undefined> {
+async function removeMember(
+  session: Session,
+  { memberId, name }: Extract<QuestionKind, { kind: "remove" }>,
+  hasToRevoke: boolean,
+): Promise<Failure | undefined> {
   if (hasToRevoke) {
     const failure = await revokeInvites(session);
     if (failure) return failure;
@@ -1834,7 +1871,7 @@ async function removeMember(session: Session, memberId: string, hasToRevoke: boo
   if (!hasToRevoke) return undefined;
   ui.question.close();
   ui.people.close();
-  openInviteDialog();
+  openInviteDialog(getText("invite.removed", { name: isolateName(name) }));
   return undefined;
 }
 
@@ -1943,6 +1980,29 @@ function playTone(): void {
   tone.stop(now + 0.25);
 }
 
+/** The notification on the screen, if there is one. */
+let notification: Notification | undefined;
+
+/** On http, browsers have none. On Android they need a service worker, and the constructor throws. */
+function canNotify(): boolean {
+  return isSecureContext && "Notification" in window && !navigator.userAgent.includes("Android");
+}
+
+/** Asks for permission when notifications are switched on, never before. */
+async function setNotify(isOn: boolean): Promise<void> {
+  const isAllowed = isOn && (await Notification.requestPermission()) === "granted";
+  saveItem("notify", isAllowed ? "1" : null);
+  ui.notify.checked = isAllowed;
+  setText(ui.notifyError, isOn && !isAllowed ? getText("people.notifyBlocked") : "");
+}
+
+/** Shows the newest message if the person looks elsewhere. Each notification of a chat replaces the previous one. */
+function notify({ username, text }: MessageView): void {
+  if (!document.hidden || !loadItem("notify") || !canNotify() || Notification.permission !== "granted") return;
+  notification = new Notification(username, { body: text, tag: location.pathname });
+  notification.addEventListener("click", () => window.focus());
+}
+
 // ---------------------------------------------------------------------------------------------------------
 // Render. Makes the screen match the state. It runs after every event and every ten seconds, so it changes only what
 // differs: rewriting an element would lose focus and selection and make a screen reader repeat itself. It decides
@@ -1961,9 +2021,9 @@ type BannerId =
   | "continueError"
   | "continueChat";
 type LogId = "inlineInvite" | "log" | "empty" | "kept" | "list" | "pill" | "counter" | "counterSpoken" | "send";
-type InviteId = "invite" | "inviteTexts" | "inviteText" | "inviteCount" | "sameWifi" | "inviteStatus";
+type InviteId = "invite" | "inviteTexts" | "inviteText" | "inviteCount" | "sameWifi" | "inviteReason" | "inviteStatus";
 type LargeId = "largeBox" | "largeCaption";
-type PeopleId = "members" | "inviteHint" | "end";
+type PeopleId = "members" | "inviteHint" | "continueNow" | "notifyField" | "notifyError" | "end";
 type QuestionId = "questionTitle" | "questionText" | "questionError" | "revokeField" | "cancel" | "confirm";
 type ApiPanelId = "commands" | "toggleTokens";
 type DialogId = "inviteDialog" | "large" | "people" | "question" | "api";
@@ -1971,11 +2031,11 @@ type DialogId = "inviteDialog" | "large" | "people" | "question" | "api";
 /** Every element of index.html that this script uses, by its id. */
 type Page = Record<JoinScreenId | HomeId | HeaderId | BannerId | LogId, HTMLElement> &
   Record<InviteId | LargeId | PeopleId | QuestionId | ApiPanelId, HTMLElement> &
-  Record<"name" | "link" | "sound" | "revoke", HTMLInputElement> &
+  Record<"name" | "link" | "sound" | "notify" | "revoke", HTMLInputElement> &
   Record<"message" | "unsent", HTMLTextAreaElement> &
   Record<DialogId, HTMLDialogElement> &
   Record<"qr" | "largeQr" | "addressQr", HTMLCanvasElement> &
-  Record<"copy" | "code", HTMLButtonElement> &
+  Record<"copy" | "share" | "code", HTMLButtonElement> &
   Record<"icon", HTMLLinkElement>;
 
 let ui: Page;
@@ -2054,6 +2114,7 @@ function renderJoinScreen(screen: HomeState | JoinState | EndedState): void {
   const fieldError = isEnded ? "" : screen.fieldError;
   const chats = screen.screen === "home" ? screen.chats : [];
   setText(ui.notice, isEnded ? "" : screen.notice);
+  ui.notice.classList.toggle("neutral", !isEnded && screen.isNeutral);
   renderJoinTexts(screen);
   ui.nameField.hidden = isEnded;
   setText(ui.nameError, fieldError);
@@ -2173,7 +2234,7 @@ function drawSeat({ letter, hue, isOnline }: Omit<SeatRow, "key">): HTMLElement 
   return seat;
 }
 
-/** The countdown, shown for the last quarter of an hour. Only the creator can continue, as only they can invite. */
+/** The countdown, shown for the last quarter of an hour. */
 function renderEnding(chat: ChatState): void {
   const left = chat.expiresAt - serverNow();
   const countdown = getText("chat.closing", { time: formatDuration(left) });
@@ -2181,7 +2242,12 @@ function renderEnding(chat: ChatState): void {
   setText(ui.endingText, countdown);
   setText(ui.endingSpoken, ui.ending.hidden ? "" : describeClosing(left));
   setText(ui.continueError, chat.continueError);
-  ui.continueChat.hidden = !isCreator(chat);
+  ui.continueChat.hidden = !isCreator(chat) && !hasCreatorLeft(chat);
+}
+
+/** Nobody can invite anymore, so any member may start a chat that the others can follow. */
+function hasCreatorLeft(chat: ChatState): boolean {
+  return chat.isLoaded && !chat.members.some((member) => member.creator);
 }
 
 /** Returns the countdown for screen readers. It changes only at SPOKEN_MINUTES, as each change is announced. */
@@ -2208,6 +2274,7 @@ function renderInvite(chat: ChatState): void {
   ui.inviteTexts.dataset["longest"] = texts.toSorted((a, b) => b.length - a.length)[0];
   setText(ui.inviteCount, getText("invite.count", { count: taken, max: SEATS }));
   setText(ui.largeCaption, getText("invite.scan", { count: taken, max: SEATS }));
+  setText(ui.inviteReason, chat.inviteReason);
   setText(ui.inviteStatus, chat.inviteStatus);
   // Before there is a link, the page's own address says where it will lead.
   const { hostname } = new URL(chat.invite?.magic_link ?? location.href);
@@ -2227,7 +2294,7 @@ function drawLink(link: string): void {
   if (link === drawnLink) return;
   drawnLink = link;
   ui.link.value = link;
-  ui.copy.disabled = ui.code.disabled = ui.qr.hidden = !link;
+  ui.copy.disabled = ui.share.disabled = ui.code.disabled = ui.qr.hidden = !link;
   // The border of the code's button, 1 px on each side, is part of its width.
   if (link) drawCode(ui.qr, link, parseFloat(getComputedStyle(ui.code).width) - 2);
   drawLargeCode();
@@ -2375,7 +2442,18 @@ function drawMessage(row: MessageRow): HTMLElement {
 
 /** `noreferrer` keeps the chat's address from the other site, `noopener` keeps that site from controlling this tab. */
 function drawPart({ text, href }: { text: string; href?: string }): Node | string {
-  return href ? make("a", { href, target: "_blank", rel: "noopener noreferrer nofollow" }, text) : text;
+  if (!href) return text;
+  const shown = isNewChat(href) ? getText("message.joinLink") : text;
+  return make("a", { href, target: "_blank", rel: "noopener noreferrer nofollow" }, shown);
+}
+
+/** True for an invitation to another chat on this host, whose long address would say nothing to a person. */
+function isNewChat(href: string): boolean {
+  if (state.screen !== "chat") return false;
+  const { origin, pathname, hash } = new URL(href);
+  // The host itself may have opened the page as localhost, while links have an address that others can open.
+  const origins = [location.origin, new URL(state.session.url, location.href).origin];
+  return origins.includes(origin) && pathname !== location.pathname && hash.startsWith("#invite=");
 }
 
 /** Under a message that was not sent: the reason, and what the person can do about it. */
@@ -2398,7 +2476,9 @@ interface PersonRow extends SeatRow {
 function renderPeople(chat: ChatState): void {
   const rows = chat.members.map((member) => personRow(chat, member));
   reconcile(ui.members, rows, drawPerson);
-  setText(ui.inviteHint, describeInviter(chat));
+  const hasLeft = hasCreatorLeft(chat);
+  setText(ui.inviteHint, joinSentences(describeInviter(chat), hasLeft ? chat.continueError : ""));
+  ui.continueNow.hidden = !hasLeft;
   ui.end.hidden = !isCreator(chat);
 }
 
@@ -2609,7 +2689,7 @@ function focusName(): void {
 // The rest are events of the browser: keys, scrolling, visibility, the network, the keyboard on a touch screen.
 
 type FormAction = "submitName" | "sendDraft" | "confirmQuestion";
-type InviteAction = "openInvite" | "closeInvite" | "copyLink" | "askToReplace" | "openCode";
+type InviteAction = "openInvite" | "closeInvite" | "copyLink" | "shareLink" | "askToReplace" | "openCode";
 type PeopleAction = "openPeople" | "askToLeave" | "askToEnd" | "askToRemove";
 type ApiAction = "openApi" | "toggleTokens" | "copyCommand";
 type LogAction = "continueChat" | "showNewest" | "retryMessage" | "resendMessage" | "discardMessage";
@@ -2620,9 +2700,10 @@ export const ACTIONS: Readonly<Record<Action, (source: HTMLElement, id: string) 
   submitName,
   sendDraft,
   confirmQuestion,
-  openInvite: openInviteDialog,
+  openInvite: () => openInviteDialog(),
   closeInvite,
   copyLink,
+  shareLink,
   askToReplace: () => askQuestion({ kind: "replace" }),
   openCode: openLargeCode,
   openPeople: () => openDialog(ui.people),
@@ -2731,7 +2812,10 @@ function onTick(): void {
 
 /** A new poll tells the server whether the tab is visible, which decides whose poll it holds. */
 function onVisibility(): void {
-  if (!document.hidden) dispatch({ type: "viewed", isAtEnd: isNearEnd() });
+  if (!document.hidden) {
+    notification?.close();
+    dispatch({ type: "viewed", isAtEnd: isNearEnd() });
+  }
   startPolling();
 }
 
@@ -2757,6 +2841,7 @@ function bindPage(): void {
   ui.question.addEventListener("close", () => dispatch({ type: "question closed" }));
   ui.api.addEventListener("close", () => dispatch({ type: "API panel changed", panel: "closed" }));
   ui.sound.addEventListener("change", () => setSound(ui.sound.checked));
+  ui.notify.addEventListener("change", () => void setNotify(ui.notify.checked));
   ui.message.addEventListener("input", onDraftInput);
   ui.message.addEventListener("keydown", onKey);
   // If the button took the focus from the field, the keyboard of a touch screen would go down.
@@ -2786,6 +2871,9 @@ function start(): void {
   ui = findPage();
   plainIcon = ui.icon.href;
   ui.sound.checked = loadItem("sound") !== null;
+  ui.notify.checked = loadItem("notify") !== null;
+  ui.notifyField.hidden = !canNotify();
+  ui.share.hidden = !("share" in navigator);
   renderStaticTexts();
   bindPage();
   bindBrowser();

@@ -92,7 +92,15 @@ function chatAfter(...events: StateEvent[]): ChatState {
 
 /** Returns the state after these events, starting on an empty home screen. */
 function stateAfter(...events: StateEvent[]): State {
-  const start: State = { screen: "home", notice: "", chats: [], address: "", fieldError: "", isBusy: false };
+  const start: State = {
+    screen: "home",
+    notice: "",
+    isNeutral: false,
+    chats: [],
+    address: "",
+    fieldError: "",
+    isBusy: false,
+  };
   return events.reduce(update, start);
 }
 
@@ -116,15 +124,11 @@ test("an event of another screen returns the same state object", () => {
 });
 
 test("home lists the chats, and no longer one that the server does not know", () => {
-  const home = stateAfter({ type: "home opened", notice: "hello", chats: [saved] });
-  assert.deepEqual(home, {
-    screen: "home",
-    notice: "hello",
-    chats: [saved],
-    address: "",
-    fieldError: "",
-    isBusy: false,
-  });
+  const home = stateAfter({ type: "home opened", notice: "hello", isNeutral: true, chats: [saved] });
+  const rest = { chats: [saved], address: "", fieldError: "", isBusy: false };
+  assert.deepEqual(home, { screen: "home", notice: "hello", isNeutral: true, ...rest });
+  const failed = update(home, { type: "failed", notice: "no Wi-Fi" });
+  assert.equal(failed.screen === "home" && failed.isNeutral, false, "a failure is a warning");
   const fewer = update(home, { type: "chats checked", chats: [] });
   assert.deepEqual(fewer.screen === "home" && fewer.chats, []);
 });
@@ -505,6 +509,9 @@ test("the state keeps the outcome of an invitation and the reason why continuing
     { type: "invite created", invite, status: "" },
   );
   assert.equal(copied.inviteStatus, "Copied", "a fresh link does not clear it");
+  const reopened = update(copied, { type: "invite dialog opened", reason: "Mia was removed" });
+  assert.ok(reopened.screen === "chat");
+  assert.deepEqual([reopened.inviteStatus, reopened.inviteReason], ["", "Mia was removed"]);
   const revoked = update(copied, { type: "invite revoked" });
   assert.equal(revoked.screen === "chat" && revoked.invite, undefined);
   assert.equal(chatAfter({ type: "continue failed", error: "Full." }).continueError, "Full.");

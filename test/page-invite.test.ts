@@ -1,11 +1,24 @@
-// The invitation, in the middle of a new chat and in its dialog: nothing moves under a finger, and nothing is lost by
-// a single press.
+// The invitation, in the middle of a new chat and in its dialog: nothing moves under a finger, nothing is lost by a
+// single press, and it fits every screen. Also the way from a chat that cannot invite anymore into the next one.
 
 import assert from "node:assert/strict";
 import { after as afterAll, before as beforeAll, test } from "node:test";
 import type { Browser, Page } from "playwright-core";
 import { launchBrowser, newPerson, startSite, type TestSite } from "./lib/browser.ts";
-import { call, joinByApi, PHONE, postByApi, readInviteLink, start, startChatWithJonas } from "./lib/people.ts";
+import {
+  call,
+  join,
+  joinByApi,
+  openPeople,
+  PHONE,
+  postByApi,
+  readInviteLink,
+  readSession,
+  readTextsByApi,
+  start,
+  startChatWithJonas,
+  waitForNotice,
+} from "./lib/people.ts";
 
 let browser: Browser;
 beforeAll(async () => {
@@ -222,6 +235,54 @@ test("on a phone on its side and at 200 % zoom, the whole invitation fits beside
     const link = await page.locator("#link").boundingBox();
     assert.ok(code && link && link.x > code.x + code.width, "the link is beside its QR code");
   }
+});
+
+// ---------------------------------------------------------------------------------------------------------
+// The way into the next chat.
+
+test("an invitation to another chat on this host is shown as words, and one to anywhere else as its address", async (t) => {
+  const { site, page, jonas, link } = await startChatWithJonas(t, browser);
+  const [, hash = ""] = link.split("#");
+  const other = `${site.origin}/AAAAAAAAAAAAAAAA#${hash}`;
+  const foreign = `http://evil.example/AAAAAAAAAAAAAAAA#${hash}`;
+  await postByApi(site, jonas, `Let's continue here: ${other}`);
+  await postByApi(site, jonas, foreign);
+  await postByApi(site, jonas, link);
+  await page.locator(".bubble a").nth(2).waitFor();
+  assert.deepEqual(await page.locator(".bubble a").allTextContents(), ["Join the new chat", foreign, link]);
+  assert.equal(await page.locator(".bubble a").first().getAttribute("href"), other);
+});
+
+test("once its creator has left, any member can continue in a new chat", async (t) => {
+  const { site, page, jonas, link } = await startChatWithJonas(t, browser);
+  const { page: mia } = await newPerson(t, browser);
+  await join(mia, link, "Mia");
+  await openPeople(mia);
+  const continueButton = mia.getByRole("button", { name: "Continue in a new chat" });
+  assert.equal(await continueButton.isVisible(), false);
+  const { chat_id, session_token } = await readSession(page);
+  await call(site, "POST", `/${chat_id}/leave`, session_token);
+  await mia.getByRole("dialog").getByText("no one can invite people now").waitFor();
+  await continueButton.click();
+  await readInviteLink(mia);
+  assert.equal(new URL(mia.url()).pathname === `/${chat_id}`, false);
+  assert.deepEqual(await mia.getByRole("dialog").count(), 0);
+  const [text = ""] = await readTextsByApi(site, jonas);
+  assert.match(text, /^Let's continue here: http/);
+});
+
+test("a notice that confirms what the person did does not look like a warning", async (t) => {
+  const { page } = await startChatWithJonas(t, browser);
+  const { pathname } = new URL(page.url());
+  const color = () => page.locator("#notice").evaluate((notice) => getComputedStyle(notice).backgroundColor);
+  await openPeople(page);
+  await page.getByRole("button", { name: "Leave" }).click();
+  await page.getByRole("dialog", { name: "Leave this chat?" }).getByRole("button", { name: "Leave" }).click();
+  await waitForNotice(page, /You left the chat/);
+  const neutral = await color();
+  await page.goto(new URL(pathname, page.url()).href);
+  await waitForNotice(page, /You're not in this chat/);
+  assert.notEqual(await color(), neutral);
 });
 
 /** Holds requests for a link until the returned function is called. */

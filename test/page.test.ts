@@ -724,6 +724,7 @@ test("removing a member revokes the old link, shows a new one, and tells the rem
   await page.getByRole("button", { name: "Remove", exact: true }).click();
   await mia.getByRole("heading", { name: "You are no longer in this chat" }).waitFor();
   await page.getByRole("dialog", { name: "Invite people" }).waitFor();
+  await page.getByText("Mia was removed, so the old link no longer works.").waitFor();
   await page.waitForFunction((old) => document.querySelector<HTMLInputElement>("#link")?.value !== old, link);
   await assert.rejects(joinByApi(site, link, "Mia"));
   await joinByApi(site, await readInviteLink(page), "Noa");
