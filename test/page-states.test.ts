@@ -27,8 +27,11 @@ const DUPLICATES: ReadonlySet<string> = new Set<keyof typeof SCENES>([
   "log-top",
   "log-middle",
   "message-sending",
+  "chat-new",
+  "dialog-invite",
   "dialog-people-guest",
   "dialog-end",
+  "dialog-replace",
   "dialog-api",
 ]);
 

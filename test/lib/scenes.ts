@@ -125,8 +125,9 @@ export async function openReadmeChat(page: Page): Promise<void> {
 async function storeSessions(
   page: Page,
   chats: readonly { session: Session; title: string; isInviting?: boolean }[],
+  origin = site.origin,
 ): Promise<void> {
-  await page.goto(`${site.origin}/robots.txt`);
+  await page.goto(`${origin}/robots.txt`);
   await page.evaluate((saved) => {
     localStorage.clear();
     sessionStorage.clear();
@@ -189,6 +190,14 @@ export const SCENES = {
     ]);
     await page.goto(site.origin);
   },
+  async "home-left"(page) {
+    const [session] = await createChat(site, "Ana");
+    await openChat(page, session, "New chat");
+    await page.click("#seats");
+    await page.click("#leave");
+    await page.click("#confirm");
+    await page.getByText("You left the chat").waitFor();
+  },
   async "home-chat-full"(page) {
     await storeSessions(page, []);
     await openInvite(page, fullLogSessions[0]);
@@ -209,6 +218,16 @@ export const SCENES = {
   async "chat-new"(page) {
     const [creator] = await createChat(site, "Ana");
     await openNewChat(page, creator);
+  },
+  /** As on https and localhost, in a browser that can share. */
+  async "chat-new-secure"(page) {
+    const [session] = await createChat(site, "Ana");
+    await page.addInitScript(() => Object.assign(navigator, { share: () => undefined }));
+    await storeSessions(page, [{ session, title: "New chat", isInviting: true }], site.localOrigin);
+    await page.goto(`${site.localOrigin}/${session.chat_id}`);
+    await waitForLink(page);
+    await page.click("#copy");
+    await page.getByText("Copied").waitFor();
   },
   async "chat-new-with-messages"(page) {
     const [creator, ...guests] = await createChat(site, "Ana", "Jonas", "Mia");
@@ -301,11 +320,25 @@ export const SCENES = {
   },
   async "chat-closing"(page) {
     await openChat(page, closingSessions[0], "Jonas");
-    await page.getByText("Continue in a new chat").waitFor();
+    await page.locator("#continueChat").waitFor();
   },
   async "dialog-invite"(page) {
     await openInviteDialog(page);
     await page.click("#copy");
+  },
+  async "dialog-invite-after-removal"(page) {
+    const [creator] = await createChat(site, "Ana", "Jonas", "Mia");
+    await openChat(page, creator, "Jonas");
+    await page.locator("#seats .seat").nth(2).waitFor();
+    await page.click("#seats");
+    await page.getByLabel("Remove Mia").click();
+    await page.click("#confirm");
+    await page.getByText("Mia was removed").waitFor();
+    await waitForLink(page);
+  },
+  async "dialog-replace"(page) {
+    await openInviteDialog(page);
+    await page.click("#replaceLink");
   },
   async "dialog-qr-code"(page) {
     await openInviteDialog(page);
@@ -318,6 +351,25 @@ export const SCENES = {
   async "dialog-people-guest"(page) {
     await openFullLog(page, 1);
     await page.click("#seats");
+  },
+  async "dialog-people-creator-left"(page) {
+    const [ana, , mia] = await createChat(site, "Ana", "Jonas", "Mia");
+    await call(site, "POST", `/${ana.chat_id}/leave`, ana.session_token);
+    await postByApi(site, mia, "Let's continue here: http://192.168.1.20:8080/AAAAAAAAAAAAAAAA#invite=AAAAAAAAAAA");
+    await openChat(page, mia, "Jonas");
+    await page.getByText("Join the new chat").waitFor();
+    await page.click("#seats");
+    await page.getByRole("button", { name: "Continue in a new chat" }).waitFor();
+  },
+  /** As on https and localhost, in a browser that refuses notifications. */
+  async "dialog-people-secure"(page) {
+    await SCENES["chat-new-secure"](page);
+    await page.evaluate(() => {
+      Notification.requestPermission = () => Promise.resolve("denied");
+    });
+    await page.click("#seats");
+    await page.click("#notify");
+    await page.getByText("does not allow notifications").waitFor();
   },
   async "dialog-remove"(page) {
     await SCENES["dialog-people-creator"](page);
