@@ -198,7 +198,7 @@ test("the large view says what the QR code is for and how many are in the chat, 
     [1280, 800],
   ] as const) {
     await page.setViewportSize({ width, height });
-    // The code is drawn anew for each size of the window, as large as the caption allows.
+    // Resizing the window redraws the code, as large as the caption allows.
     await page.waitForFunction(() => {
       const box = document.querySelector("#largeBox")?.getBoundingClientRect() ?? new DOMRect();
       const size = document.querySelector("#largeQr")?.getBoundingClientRect().width ?? 0;

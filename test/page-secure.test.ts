@@ -1,5 +1,5 @@
-// What browsers allow on https and on localhost only: the system's list of ways to share, and notifications. Chromium
-// on Linux has no such list and shows no notifications, so both are replaced by functions that note their calls.
+// Sharing through the system, and notifications, which browsers allow only on https and localhost. Chromium
+// on Linux can do neither without a desktop, so functions that record their calls take their place.
 
 import assert from "node:assert/strict";
 import { after as afterAll, before as beforeAll, test, type TestContext } from "node:test";
