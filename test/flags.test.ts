@@ -21,12 +21,13 @@ function assertUsageError(ended: ProcessResult, code: 1 | 2, text: string): void
 }
 
 describe("the command line", { concurrency: 4 }, () => {
-  test("--version prints one line that ends with the version", async () => {
+  test("--version prints the versions of the program and of Node in one line", async () => {
     const manifest = record(JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")));
     const ended = await run(["--version"]);
     assert.deepEqual([ended.code, ended.stderr], [0, ""]);
-    assert.match(ended.stdout, /^[^\n]+\n$/);
-    assert.ok(ended.stdout.trimEnd().endsWith(stringOf(manifest, "version")));
+    const [, version, node = ""] = /^watch-party (\S+) \(Node (\d+\.\d+\.\d+)\)\n$/.exec(ended.stdout) ?? [];
+    assert.equal(version, stringOf(manifest, "version"), ended.stdout);
+    assert.ok(Number(node.split(".")[0]) >= 24, node);
   });
 
   test("--help and -h list every flag and its environment variable", async () => {

@@ -2,6 +2,7 @@
 # Checks that a fresh checkout works with the versions of Node and npm that people have. For each pair, copies the
 # checkout, runs `npm ci && npm start`, chats with the server, stops npm, and runs some of the tests. Then starts one of
 # the copies on a read-only file system, once built and once not built. Prints a table of the outcomes.
+# Also checks that Nodes that are too old for the script dist/watch-party.cjs say so in one sentence.
 #
 #   test/fresh.sh     needs Linux, npm, curl, jq and the network, and root or sudo to mount
 set -euo pipefail
@@ -9,6 +10,8 @@ cd "$(dirname "$0")/.."
 
 # Versions of Node with their versions of npm, from Debian 12 and nodejs.org.
 PAIRS=("18 9.2.0" "20 10.8.2" "22 10.9.4" "24 11.6.2")
+# The oldest one that Ubuntu and Debian still ship to some, and others that people have.
+OLD_NODES=(12 14 18 22)
 
 . test/package/talk.sh
 scratch=$(mktemp -d)
@@ -72,6 +75,20 @@ for pair in "${PAIRS[@]}"; do
   table+=("$(printf '%-10s %-8s %-14s %s' "${versions[@]}" "$by" "$outcome")")
 done
 
+echo "The script with Nodes that are too old ..."
+for node in "${OLD_NODES[@]}"; do
+  old=$scratch/old-$node
+  npm install --prefix "$old" --loglevel error --no-audit --no-fund "$package@$node" >"$log"
+  code=0
+  "$old/node_modules/$package/bin/node" "$checkout/dist/watch-party.cjs" --version >"$log" 2>&1 || code=$?
+  if [ "$code" != 1 ] || ! grep -q "^Watch Party needs Node.js 24 or newer, and this is $node\." "$log" ||
+    [ "$(wc -l <"$log")" != 1 ]; then
+    echo "Exit code $code with Node $node:" >&2
+    cat "$log" >&2
+    exit 1
+  fi
+done
+
 echo "A read-only checkout ..."
 read_only=(unshare --mount bash -c '
   mount --bind "$0" "$0"
@@ -92,4 +109,5 @@ if ! grep -q '^dist/texts.ts is missing .* cannot be written (EROFS)\.$' "$log" 
 fi
 
 printf '%-10s %-8s %-14s %s\n' Node npm "Node 24 by" outcome
-printf '%s\n' "${table[@]}" "A read-only checkout starts if it is built, and otherwise reports what is missing."
+printf '%s\n' "${table[@]}" "A read-only checkout starts if it is built, and otherwise reports what is missing." \
+  "The script reports Node ${OLD_NODES[*]} in one sentence."

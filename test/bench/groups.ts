@@ -10,6 +10,7 @@ import {
   freePort,
   invitationOf,
   messageOf,
+  NODE_FLAGS,
   type Reply,
   send,
   type SendOptions,
@@ -46,7 +47,7 @@ const PROGRAM = fileHere("../../dist/server.cjs");
 const LISTEN = ["--host", "127.0.0.1", "--no-rate-limit", "--max-chats", "100000"];
 
 function startParty(): Promise<Target> {
-  return startTarget([process.execPath, PROGRAM, ...LISTEN, "--port", "0"]);
+  return startTarget([process.execPath, ...NODE_FLAGS, PROGRAM, ...LISTEN, "--port", "0"]);
 }
 
 function startHere(file: string, ...parameters: string[]): Promise<Target> {
@@ -357,7 +358,7 @@ async function memoryNow(target: Target): Promise<Memory> {
 /** Milliseconds from exec to the first answer: of the same code in Node, and of the executable if it exists. */
 export async function measureStart(settings: Settings, executable: string | undefined): Promise<Series> {
   const commands = {
-    node: [process.execPath, PROGRAM],
+    node: [process.execPath, ...NODE_FLAGS, PROGRAM],
     ...(executable !== undefined && { executable: [executable] }),
   };
   const probes = Object.entries(commands).map(([name, command]) => async () => ({ [name]: await timeStart(command) }));

@@ -23,7 +23,7 @@ function fill(): void {
   writeFileSync(process.argv[5] ?? "", `${lines.join("\n")}\n`);
 }
 
-// The program sets this flag when it starts.
+// Keeps V8's young generation small, as the program's flags do.
 setFlagsFromString("--semi-space-growth-factor=1");
 fill();
 answerMemory();

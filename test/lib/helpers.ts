@@ -17,6 +17,7 @@ import { fileURLToPath } from "node:url";
 import { stripVTControlCharacters } from "node:util";
 import { gunzipSync } from "node:zlib";
 import assets from "../../dist/assets.json" with { type: "json" };
+import packageJson from "../../package.json" with { type: "json" };
 import { assertDocumented, findFault, pointerTo } from "./openapi.ts";
 import {
   type App,
@@ -681,8 +682,16 @@ export class Program {
 
 export const SERVER = fileURLToPath(new URL("../../server.ts", import.meta.url));
 
-/** The command that starts the program: `node server.ts`, or the executable. */
-export const COMMAND: readonly string[] = EXECUTABLE === undefined ? [process.execPath, SERVER] : [EXECUTABLE];
+/** The command that starts the program: `node server.ts`, or the executable. Windows starts no scripts by themselves. */
+export const COMMAND: readonly string[] =
+  EXECUTABLE === undefined
+    ? [process.execPath, SERVER]
+    : process.platform === "win32" && EXECUTABLE.endsWith(".cjs")
+      ? [process.execPath, EXECUTABLE]
+      : [EXECUTABLE];
+
+/** The flags with which `npm start` runs Node. */
+export const NODE_FLAGS = packageJson.scripts.start.split(" ").filter((word) => word.startsWith("--"));
 
 /** The path of the executable that `npm run package` makes for this machine. */
 export function executablePath(): string {

