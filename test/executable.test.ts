@@ -162,7 +162,7 @@ test("the script serves the page from any folder, under any name", async (t) => 
   copyFileSync(SCRIPT, copy);
   const program = await start(t, [process.execPath, copy]);
   const reply = await send(program, "GET", "/", { headers: { Accept: "text/html" } });
-  assert.equal(reply.text, assets.page);
+  assert.equal(reply.text, builtPage().text);
 });
 
 const noScripts = process.platform === "win32" && "Windows starts no scripts by their first line";
