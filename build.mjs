@@ -38,7 +38,7 @@ const { gunzipSync, gzipSync } = await import("node:zlib");
 const { fileURLToPath } = await import("node:url");
 const { parseArgs } = await import("node:util");
 const { build, transform } = await import("esbuild");
-const { compress, extractFile, makeTar, makeZip } = await import("./lib/archives.mjs");
+const { extractFile, makeGzip, makeTar, makeZip } = await import("./lib/archives.mjs");
 const { makeDeb } = await import("./lib/debian.mjs");
 const { writeManifests } = await import("./lib/manifests.mjs");
 
@@ -562,7 +562,7 @@ async function makeArchive(platform) {
   };
   const folder = placeIn(`watch-party-${version}`, files);
   if (suffix) writeFileSync(path(`dist/${name}.zip`), await makeZip(folder));
-  else writeFileSync(path(`dist/${name}.tar.gz`), await compress(makeTar(folder)));
+  else writeFileSync(path(`dist/${name}.tar.gz`), await makeGzip(makeTar(folder)));
 }
 
 async function makeDebianPackage(platform) {
@@ -598,7 +598,7 @@ async function makeNpmPackage() {
   rmSync(path("dist/npm"), { recursive: true, force: true });
   mkdirSync(path("dist/npm"));
   for (const [file, [bytes, mode]] of Object.entries(files)) writeFileSync(path(`dist/npm/${file}`), bytes, { mode });
-  writeFileSync(path(`dist/${name}-${version}.tgz`), await compress(makeTar(placeIn("package", files))));
+  writeFileSync(path(`dist/${name}-${version}.tgz`), await makeGzip(makeTar(placeIn("package", files))));
 }
 
 /** The files of ARCHIVED: [bytes, mode] by name. */

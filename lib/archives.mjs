@@ -10,7 +10,7 @@ const DATE = new Date(1980, 0, 1);
  * Compresses with fflate and not with node:zlib, whose output depends on its version and on the processor.
  * @returns {Promise<Uint8Array>}
  */
-export function compress(bytes) {
+export function makeGzip(bytes) {
   return promisify(gzip)(bytes, { level: 9, mtime: 0 });
 }
 

@@ -1,7 +1,7 @@
 // Makes a Debian package (deb(5)) with the executable, the systemd units, a man page and the documents.
 
 import { createHash } from "node:crypto";
-import { compress, makeAr, makeTar } from "./archives.mjs";
+import { makeAr, makeGzip, makeTar } from "./archives.mjs";
 
 /** Debian's names of the processors. */
 const ARCHITECTURES = { "linux-x64": "amd64", "linux-arm64": "arm64" };
@@ -63,8 +63,8 @@ export async function makeDeb({ platform, packageJson, executable, files, licenc
   };
   return makeAr({
     "debian-binary": Buffer.from("2.0\n"),
-    "control.tar.gz": await compress(makeTar(withFolders(control))),
-    "data.tar.gz": await compress(makeTar(withFolders(content))),
+    "control.tar.gz": await makeGzip(makeTar(withFolders(control))),
+    "data.tar.gz": await makeGzip(makeTar(withFolders(content))),
   });
 }
 
@@ -74,7 +74,7 @@ function toFile(...texts) {
 }
 
 async function toZippedFile(text) {
-  return [await compress(Buffer.from(text)), 0o644];
+  return [await makeGzip(Buffer.from(text)), 0o644];
 }
 
 /** Adds an entry for each folder before its files, and "./" to each name, as dpkg-deb does. */
