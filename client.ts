@@ -725,8 +725,8 @@ function isTextKey(key: string | undefined): key is TextKey {
 /** An error code of the API, or "unreachable" if the server did not answer. */
 type Code = ErrorCode | "unreachable";
 
-/** The sentences for errors that can reach the screen. Other codes fall back to the server's own sentence. */
-const ERROR_TEXTS: Partial<Record<Code, PlainKey>> = {
+/** A sentence for each error. Those that only a fault in this page could cause are internal. */
+const ERROR_TEXTS: Readonly<Record<Code, PlainKey>> = {
   unreachable: "error.unreachable",
   internal: "error.internal",
   timeout: "error.unreachable",
@@ -737,6 +737,23 @@ const ERROR_TEXTS: Partial<Record<Code, PlainKey>> = {
   invalid_text: "error.message",
   too_large: "error.message",
   not_creator: "error.creatorOnly",
+  username_taken: "error.name",
+  chat_full: "invite.chatFull",
+  chat_not_found: "ended.chat",
+  revoked_token: "ended.removed",
+  expired_token: "ended.time",
+  invalid_token: "ended.restarted",
+  wrong_chat: "invite.invalid",
+  invalid_code: "invite.invalid",
+  bad_request: "error.internal",
+  headers_too_large: "error.internal",
+  invalid_json: "error.internal",
+  invalid_cursor: "error.internal",
+  invalid_wait: "error.internal",
+  invalid_key: "error.internal",
+  missing_token: "error.internal",
+  method_not_allowed: "error.internal",
+  not_found: "error.internal",
 };
 
 /** The codes with which a session ends. */
@@ -759,9 +776,12 @@ const INVITE_END_TEXTS: Partial<Record<Code, PlainKey>> = {
   invalid_token: "invite.invalid",
 };
 
-/** Returns the sentence for a failed request: from `texts`, else from ERROR_TEXTS, else the server's own. */
-export function describeFailure({ code, message }: Pick<Failure, "code" | "message">, texts = ERROR_TEXTS): string {
-  const key = texts[code] ?? ERROR_TEXTS[code];
+/** Returns the sentence for a failed request: from `texts`, else from ERROR_TEXTS, else a newer server's own. */
+export function describeFailure(
+  { code, message }: Pick<Failure, "code" | "message">,
+  texts: Partial<Record<Code, PlainKey>> = {},
+): string {
+  const key: PlainKey | undefined = texts[code] ?? ERROR_TEXTS[code];
   return key ? getText(key) : message;
 }
 
@@ -875,8 +895,9 @@ function markGroups(rows: readonly Row[]): Row[] {
 export function chatTitle(members: readonly MemberView[], expiresAt: number): string {
   const names = members.filter((member) => !member.you).map((member) => isolateName(member.username));
   if (names.length === 0) return getText("chat.new", { time: formatTime(new Date(expiresAt - SESSION_MS)) });
-  const more = names.length > 2 ? ` +${names.length - 2}` : "";
-  return names.slice(0, 2).join(", ") + more;
+  const [first = "", second] = names;
+  const pair = second === undefined ? first : getText("chat.pair", { first, second });
+  return names.length > 2 ? getText("chat.more", { names: pair, count: names.length - 2 }) : pair;
 }
 
 /**
@@ -2185,7 +2206,7 @@ function drawChat({ key, title, left }: ChatRow): HTMLElement {
  * left in Hebrew. The elements isolate the names, so the isolating characters are not needed here.
  */
 function drawTitle(title: string): HTMLElement {
-  const parts = title.replace(/[\u2068\u2069]/g, "").split(/(, | \+\d$)/);
+  const parts = title.replace(/[\u2068\u2069]/g, "").split(/(, |، |、| \+\S+$)/);
   const nodes = parts.map((part, index) => (index % 2 ? part : make("bdi", {}, part)));
   return make("span", { className: "title" }, ...nodes);
 }
@@ -2504,7 +2525,7 @@ function drawPerson(row: PersonRow): HTMLElement {
   if (!row.isRemovable) return item;
   const remove = makeButton("askToRemove", getText("people.remove"), row.key);
   // Several buttons called "Remove" would sound alike.
-  remove.ariaLabel = getText("people.removeNamed", { name: row.name });
+  remove.ariaLabel = getText("people.removeNamed", { name: isolateName(row.name) });
   item.append(remove);
   return item;
 }

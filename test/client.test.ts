@@ -601,7 +601,7 @@ test("an error shows the page's sentence, or the server's if the page has none",
   const sentence = "The server's sentence.";
   assert.equal(describeFailure({ code: "server_full", message: sentence }), TEXTS["error.serverFull"]);
   assert.equal(describeFailure({ code: "unreachable", message: "" }), TEXTS["error.unreachable"]);
-  assert.equal(describeFailure({ code: "invalid_cursor", message: sentence }), sentence);
+  assert.equal(describeFailure({ code: "expired_token", message: sentence }), TEXTS["ended.time"]);
 });
 
 test("a full chat ends an invitation but no session, and a temporary error ends neither", () => {
