@@ -29,6 +29,7 @@ import type {
   MemberView,
   MessageView,
   PollReply,
+  RedeemReply,
   Session,
 } from "./server.ts";
 
@@ -134,6 +135,9 @@ export type Question = QuestionKind & { isBusy: boolean; error: string };
 /** The API panel shows placeholders ("masked") until the person asks for the tokens. */
 export type ApiPanel = "closed" | "masked" | "revealed";
 
+/** The fields that can have an error: for the name, and on the home screen for a code. */
+type Field = "name" | "typedCode";
+
 export interface HomeState {
   screen: "home";
   /** A sentence above the card: why the page came here, or why a request failed. */
@@ -144,9 +148,10 @@ export interface HomeState {
   chats: readonly SavedChat[];
   /** Where other devices can open the page, if this one is the host's own. Empty on every other device. */
   address: string;
-  /** The error shown at the name field; empty if there is none. */
+  /** The error shown at a field; empty if there is none. */
   fieldError: string;
-  /** A request is under way, and a second press of the button is ignored. */
+  badField: Field;
+  /** A request is under way, and a second press of the buttons is ignored. */
   isBusy: boolean;
 }
 
@@ -160,6 +165,7 @@ export interface JoinState {
   notice: string;
   isNeutral: boolean;
   fieldError: string;
+  badField: Field;
   isBusy: boolean;
 }
 
@@ -237,7 +243,7 @@ export type JoinEvent =
   | { type: "failed"; notice: string }
   | { type: "submitted" }
   // By the page or by the server.
-  | { type: "name rejected"; why: string };
+  | { type: "field rejected"; field: Field; why: string };
 
 /** Events on the chat screen that concern its log. */
 export type LogEvent =
@@ -293,7 +299,7 @@ export function update(state: State, event: StateEvent): State {
     case "previewed":
     case "failed":
     case "submitted":
-    case "name rejected":
+    case "field rejected":
       return state.screen === "home" || state.screen === "join" ? updateJoin(state, event) : state;
     case "polled":
     case "poll failed":
@@ -323,6 +329,17 @@ export function update(state: State, event: StateEvent): State {
   }
 }
 
+const HOME: HomeState = {
+  screen: "home",
+  notice: "",
+  isNeutral: false,
+  chats: [],
+  address: "",
+  fieldError: "",
+  badField: "name",
+  isBusy: false,
+};
+
 function openScreen(event: NavigationEvent): State {
   switch (event.type) {
     case "home opened":
@@ -351,8 +368,8 @@ function updateJoin(state: HomeState | JoinState, event: JoinEvent): State {
       return { ...state, notice: event.notice, isNeutral: false, isBusy: false };
     case "submitted":
       return { ...state, fieldError: "", notice: "", isBusy: true };
-    case "name rejected":
-      return { ...state, fieldError: event.why, isBusy: false };
+    case "field rejected":
+      return { ...state, fieldError: event.why, badField: event.field, isBusy: false };
     default:
       return event satisfies never;
   }
@@ -418,12 +435,12 @@ function updatePanels(chat: ChatState, event: PanelEvent): ChatState {
 }
 
 function openHome({ notice, isNeutral, chats }: Extract<NavigationEvent, { type: "home opened" }>): HomeState {
-  return { screen: "home", notice, isNeutral, chats, address: "", fieldError: "", isBusy: false };
+  return { ...HOME, notice, isNeutral, chats };
 }
 
 function openInvite(chatId: string, token: string): JoinState {
   const [preview, isNeutral, isBusy] = [undefined, false, false];
-  return { screen: "join", chatId, token, preview, notice: "", isNeutral, fieldError: "", isBusy };
+  return { screen: "join", chatId, token, preview, notice: "", isNeutral, fieldError: "", badField: "name", isBusy };
 }
 
 /** A chat before its first poll. Unsent messages too old to retry safely wait for the person to decide. */
@@ -744,7 +761,7 @@ const ERROR_TEXTS: Readonly<Record<Code, PlainKey>> = {
   expired_token: "ended.time",
   invalid_token: "ended.restarted",
   wrong_chat: "invite.invalid",
-  invalid_code: "invite.invalid",
+  invalid_code: "error.code",
   bad_request: "error.internal",
   headers_too_large: "error.internal",
   invalid_json: "error.internal",
@@ -931,6 +948,12 @@ export function formatDuration(ms: number): string {
   if (minutes < 1) return getText("time.moment");
   if (minutes < 60) return getText("time.minutes", { minutes });
   return getText("time.hours", { hours: Math.floor(minutes / 60), minutes: minutes % 60 });
+}
+
+/** Groups the characters of a code by four, which is how it is shown: "K7QF2M9X" becomes "K7QF-2M9X". */
+export function groupCode(code: string): string {
+  // A link is not a code.
+  return /[^\w -]/.test(code) ? code : code.replace(/[^ -]{4}(?=[^ -])/g, "$&-");
 }
 
 /** Splits a text into graphemes: the characters as a person counts them, however many code points each has. */
@@ -1355,15 +1378,7 @@ function sleep(ms: number, signal?: AbortSignal): Promise<void> {
 // Dispatch. The current state and the only function that replaces it. Code that awaits something must check the
 // state again afterwards: the person may have left the chat, or opened another one, in the meantime.
 
-let state: State = {
-  screen: "home",
-  notice: "",
-  isNeutral: false,
-  chats: [],
-  address: "",
-  fieldError: "",
-  isBusy: false,
-};
+let state: State = HOME;
 
 function dispatch(event: StateEvent): void {
   const before = state;
@@ -1589,17 +1604,22 @@ function fitComposer(): void {
 
 /** Shows what the address asks for: at the start, after "back", and when a link is pasted into an open tab. */
 function route(): void {
-  const pasted = /^#invite=(.+)$/.exec(location.hash)?.[1];
+  const [, kind, pasted = ""] = /^#(code|invite)=(.+)$/.exec(location.hash) ?? [];
   // 16 characters. A host with several servers puts the name of one, up to 16 characters, and a dash before them.
   const chatId = /^\/([\w-]{16,33})\/?$/.exec(location.pathname)?.[1];
   // Remove the token at once, so that it gets into no history, screenshot or shared screen.
   if (location.hash || location.href.endsWith("#")) history.replaceState(null, "", location.pathname);
-  if (!chatId) return showHome(location.pathname === "/" ? "" : getText("notice.noPage"));
-  if (pasted) saveItem(inviteKey(chatId), pasted, "sessionStorage");
+  if (!chatId) {
+    showHome(location.pathname === "/" ? "" : getText("notice.noPage"));
+    if (kind !== "code") return;
+    ui.typedCode.value = groupCode(pasted);
+    return void submitCode();
+  }
+  if (kind === "invite") saveItem(inviteKey(chatId), pasted, "sessionStorage");
   if (isShowing(chatId)) return;
   const saved = loadChat(chatId);
   if (saved && !saved.end) return showChat(saved);
-  const token = pasted ?? loadItem(inviteKey(chatId), "sessionStorage");
+  const token = loadItem(inviteKey(chatId), "sessionStorage");
   if (token) showJoin(chatId, token);
   else if (saved?.end) showEnd(chatId, saved.end);
   else showHome(getText("notice.needsInvite"));
@@ -1661,6 +1681,29 @@ function showChat(saved: SavedChat): void {
   if (saved.isInviting) void createInvite();
 }
 
+/** Opens the invitation that the typed code stands for. A pasted link works too. */
+async function submitCode(): Promise<void> {
+  const code = ui.typedCode.value.trim();
+  if (state.screen !== "home" || state.isBusy) return;
+  if (/^https?:/i.test(code)) return location.assign(code);
+  dispatch({ type: "submitted" });
+  // A host with several servers begins a code with the name of one. Its proxy needs the name in the path.
+  const name = code.replace(/[\W_]/g, "").slice(-24, -8).toLowerCase();
+  const answer = await api<RedeemReply>("POST", name ? `/redeem/${name}` : "/redeem", { body: { code } });
+  // The person may have gone elsewhere meanwhile.
+  if (state.screen !== "home" || !state.isBusy) return;
+  if (!answer.isOk) return rejectField("typedCode", describeFailure(answer, INVITE_END_TEXTS));
+  ui.typedCode.value = "";
+  saveItem(inviteKey(answer.value.chat_id), answer.value.invite_token, "sessionStorage");
+  navigateTo(`/${answer.value.chat_id}`);
+}
+
+/** Inserts the hyphen while a code is typed at its end. Elsewhere it would move the cursor. */
+function onCodeInput(): void {
+  const { value, selectionEnd } = ui.typedCode;
+  if (selectionEnd === value.length) ui.typedCode.value = groupCode(value);
+}
+
 /** Shows the join screen for an invitation. No seat is taken until the person submits a name. */
 function showJoin(chatId: string, token: string): void {
   dispatch({ type: "invite opened", chatId, token });
@@ -1700,24 +1743,24 @@ async function submitName(): Promise<void> {
   if (submitted.screen === "chat" || submitted.isBusy) return;
   const username = ui.name.value.trim();
   const error = checkName(username);
-  if (error) return rejectName(error);
+  if (error) return rejectField("name", error);
   saveItem("name", username);
   dispatch({ type: "submitted" });
   if (submitted.screen === "home") await startChat(username);
   else await joinChat(submitted, username);
 }
 
-/** Shows why a name cannot be used, and selects it, so that typing replaces it. */
-function rejectName(why: string): void {
-  dispatch({ type: "name rejected", why });
-  ui.name.focus();
-  ui.name.select();
+/** Shows why a name or a code cannot be used, and selects it, so that typing replaces it. */
+function rejectField(field: Field, why: string): void {
+  dispatch({ type: "field rejected", field, why });
+  ui[field].focus();
+  ui[field].select();
 }
 
 async function startChat(username: string): Promise<void> {
   const answer = await requestSeat("/create", { username });
   if (answer.isOk) return enterChat(answer.value, true);
-  if (answer.code === "invalid_username") rejectName(describeFailure(answer));
+  if (answer.code === "invalid_username") rejectField("name", describeFailure(answer));
   else dispatch({ type: "failed", notice: describeFailure(answer) });
 }
 
@@ -1731,8 +1774,9 @@ async function joinChat({ chatId, token }: JoinState, username: string): Promise
   // The person may have gone elsewhere while the server was answering.
   if (state.screen !== "join" || state.token !== token) return;
   if (endsInvite(answer.code)) rejectInvite(chatId, answer);
-  else if (answer.code === "username_taken") rejectName(getText("name.taken", { name: isolateName(username) }));
-  else if (answer.code === "invalid_username") rejectName(describeFailure(answer));
+  else if (answer.code === "username_taken")
+    rejectField("name", getText("name.taken", { name: isolateName(username) }));
+  else if (answer.code === "invalid_username") rejectField("name", describeFailure(answer));
   else dispatch({ type: "failed", notice: describeFailure(answer) });
 }
 
@@ -2030,7 +2074,15 @@ function notify({ username, text }: MessageView): void {
 // nothing: a rule that depends on earlier events belongs in `update`.
 
 type JoinScreenId = "joinScreen" | "notice" | "joinTitle" | "joinText" | "nameField" | "nameError" | "joinSubmit";
-type HomeId = "savedChats" | "chats" | "address" | "addressText" | "unsentField";
+type HomeId =
+  | "codeForm"
+  | "codeError"
+  | "codeSubmit"
+  | "savedChats"
+  | "chats"
+  | "address"
+  | "addressText"
+  | "unsentField";
 type HeaderId = "chatScreen" | "title" | "seats" | "inviteOpen";
 type BannerId =
   | "banner"
@@ -2052,7 +2104,7 @@ type DialogId = "inviteDialog" | "large" | "people" | "question" | "api";
 /** Every element of index.html that this script uses, by its id. */
 type Page = Record<JoinScreenId | HomeId | HeaderId | BannerId | LogId, HTMLElement> &
   Record<InviteId | LargeId | PeopleId | QuestionId | ApiPanelId, HTMLElement> &
-  Record<"name" | "link" | "sound" | "notify" | "revoke", HTMLInputElement> &
+  Record<"name" | "typedCode" | "link" | "sound" | "notify" | "revoke", HTMLInputElement> &
   Record<"message" | "unsent", HTMLTextAreaElement> &
   Record<DialogId, HTMLDialogElement> &
   Record<"qr" | "largeQr" | "addressQr", HTMLCanvasElement> &
@@ -2132,17 +2184,18 @@ function addDot(icon: string): string {
 /** One card for home, an invitation and the end of a chat: they differ in texts and in which parts they show. */
 function renderJoinScreen(screen: HomeState | JoinState | EndedState): void {
   const isEnded = screen.screen === "ended";
-  const fieldError = isEnded ? "" : screen.fieldError;
   const chats = screen.screen === "home" ? screen.chats : [];
   setText(ui.notice, isEnded ? "" : screen.notice);
   ui.notice.classList.toggle("neutral", !isEnded && screen.isNeutral);
   renderJoinTexts(screen);
   ui.nameField.hidden = isEnded;
-  setText(ui.nameError, fieldError);
-  ui.name.ariaInvalid = String(fieldError !== "");
+  showFieldError(ui.name, ui.nameError, screen);
   ui.unsentField.hidden = !isEnded || !screen.unsent;
   ui.unsent.value = isEnded ? screen.unsent : "";
   ui.joinSubmit.ariaBusy = !isEnded && screen.isBusy ? "true" : null;
+  showFieldError(ui.typedCode, ui.codeError, screen);
+  ui.codeForm.hidden = screen.screen !== "home";
+  ui.codeSubmit.ariaBusy = ui.joinSubmit.ariaBusy;
   ui.savedChats.hidden = chats.length === 0;
   reconcile(ui.chats, chats.map(chatRow), drawChat);
   renderAddress(screen.screen === "home" ? screen.address : "");
@@ -2154,6 +2207,16 @@ function renderAddress(address: string): void {
   if (!address) return;
   setText(ui.addressText, getText("home.address", { address: address.replace("http://", "") }));
   drawCode(ui.addressQr, address, 200);
+}
+
+function showFieldError(
+  field: HTMLInputElement,
+  output: HTMLElement,
+  screen: HomeState | JoinState | EndedState,
+): void {
+  const error = screen.screen !== "ended" && screen.badField === field.id ? screen.fieldError : "";
+  setText(output, error);
+  field.ariaInvalid = String(error !== "");
 }
 
 function renderJoinTexts(screen: HomeState | JoinState | EndedState): void {
@@ -2709,7 +2772,7 @@ function focusName(): void {
 // Actions and start. Buttons and forms carry their action in `data-action`; one listener on the document runs it.
 // The rest are events of the browser: keys, scrolling, visibility, the network, the keyboard on a touch screen.
 
-type FormAction = "submitName" | "sendDraft" | "confirmQuestion";
+type FormAction = "submitName" | "submitCode" | "sendDraft" | "confirmQuestion";
 type InviteAction = "openInvite" | "closeInvite" | "copyLink" | "shareLink" | "askToReplace" | "openCode";
 type PeopleAction = "openPeople" | "askToLeave" | "askToEnd" | "askToRemove";
 type ApiAction = "openApi" | "toggleTokens" | "copyCommand";
@@ -2719,6 +2782,7 @@ type Action = FormAction | InviteAction | PeopleAction | ApiAction | LogAction |
 /** The function for each action. `source` is the button or form; `id` is its `data-id`, if it has one. */
 export const ACTIONS: Readonly<Record<Action, (source: HTMLElement, id: string) => unknown>> = {
   submitName,
+  submitCode,
   sendDraft,
   confirmQuestion,
   openInvite: () => openInviteDialog(),
@@ -2863,6 +2927,7 @@ function bindPage(): void {
   ui.api.addEventListener("close", () => dispatch({ type: "API panel changed", panel: "closed" }));
   ui.sound.addEventListener("change", () => setSound(ui.sound.checked));
   ui.notify.addEventListener("change", () => void setNotify(ui.notify.checked));
+  ui.typedCode.addEventListener("input", onCodeInput);
   ui.message.addEventListener("input", onDraftInput);
   ui.message.addEventListener("keydown", onKey);
   // If the button took the focus from the field, the keyboard of a touch screen would go down.

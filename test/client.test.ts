@@ -99,6 +99,7 @@ function stateAfter(...events: StateEvent[]): State {
     chats: [],
     address: "",
     fieldError: "",
+    badField: "name",
     isBusy: false,
   };
   return events.reduce(update, start);
@@ -120,12 +121,12 @@ test("an event of another screen returns the same state object", () => {
   const home = stateAfter();
   assert.equal(update(home, polled({})), home);
   const chat = chatAfter();
-  assert.equal(update(chat, { type: "name rejected", why: "no" }), chat);
+  assert.equal(update(chat, { type: "field rejected", field: "name", why: "no" }), chat);
 });
 
 test("home lists the chats, and no longer one that the server does not know", () => {
   const home = stateAfter({ type: "home opened", notice: "hello", isNeutral: true, chats: [saved] });
-  const rest = { chats: [saved], address: "", fieldError: "", isBusy: false };
+  const rest = { chats: [saved], address: "", fieldError: "", badField: "name", isBusy: false };
   assert.deepEqual(home, { screen: "home", notice: "hello", isNeutral: true, ...rest });
   const failed = update(home, { type: "failed", notice: "no Wi-Fi" });
   assert.equal(failed.screen === "home" && failed.isNeutral, false, "a failure is a warning");
@@ -142,7 +143,7 @@ test("the join screen shows the members, waits for the server, and shows what is
   assert.deepEqual(previewed.screen === "join" && [previewed.notice, previewed.preview], ["", preview]);
   const busy = update(previewed, { type: "submitted" });
   assert.equal(busy.screen === "join" && busy.isBusy, true);
-  const rejected = update(busy, { type: "name rejected", why: "taken" });
+  const rejected = update(busy, { type: "field rejected", field: "name", why: "taken" });
   assert.deepEqual(rejected.screen === "join" && [rejected.isBusy, rejected.fieldError], [false, "taken"]);
 });
 
@@ -615,7 +616,7 @@ test("every button and form has an existing action, and every action has a butto
   const drawn = Array.from(script.matchAll(/makeButton\("(\w+)"/g), ([, name = ""]) => name);
   assert.deepEqual([...used, ...drawn].toSorted().filter(isFirst), Object.keys(ACTIONS).toSorted());
   for (const [tag] of markup.matchAll(/<(?:button|form)[^>]*>/g)) {
-    const isSubmit = /id="(joinSubmit|send|confirm)"/.test(tag);
+    const isSubmit = /id="(joinSubmit|codeSubmit|send|confirm)"/.test(tag);
     assert.equal(tag.includes("data-action="), !isSubmit, tag);
   }
 });

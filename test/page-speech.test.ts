@@ -141,7 +141,7 @@ test("a screen reader knows every live region before it has a text", async (t) =
   const site = await startSite(t);
   const { page } = await newPerson(t, browser);
   await page.goto(site.origin);
-  assert.deepEqual(await readLiveRegions(page), ["notice", "joinText", "nameError"]);
+  assert.deepEqual(await readLiveRegions(page), ["notice", "joinText", "nameError", "codeError"]);
   const link = await start(page, site);
   await waitForLog(page);
   const regions = await readLiveRegions(page);
@@ -176,7 +176,9 @@ test("on returning home, the focus brings the notice along: to the name field, o
     await waitForNotice(page, /You left the chat/);
     const focus = await page.evaluate(() => document.activeElement?.id);
     assert.equal(focus, options === PHONE ? "notice" : "name");
-    const field = (await readAccessibleNodes(page)).find(({ role }) => role === "textbox");
+    const field = (await readAccessibleNodes(page)).find(
+      ({ role, name }) => role === "textbox" && name.startsWith("Your name"),
+    );
     assert.equal(field?.description, "You left the chat.");
   }
 });

@@ -180,6 +180,13 @@ export const SCENES = {
     await page.fill("#name", "");
     await page.click("#joinSubmit");
   },
+  async "home-code-wrong"(page) {
+    await storeSessions(page, []);
+    await page.goto(site.origin);
+    await page.getByLabel("Join with a code").pressSequentially("K7QF2M9X");
+    await page.keyboard.press("Enter");
+    await page.getByText("No invitation has this code").waitFor();
+  },
   async "home-saved-chats"(page) {
     const [other] = await createChat(site, "Ana", "Mia");
     const [alone] = await createChat(site, "Ana");
