@@ -205,6 +205,8 @@ export interface ChatState {
   below: number;
   /** Messages that arrived while the tab was hidden. */
   unread: number;
+  /** The id of the first of them, until the person has read and left the tab, or writes; 0 if there is none. */
+  newFrom: number;
   question: Question | undefined;
   apiPanel: ApiPanel;
   /** Why the chat could not be continued in a new one. */
@@ -262,7 +264,9 @@ export type LogEvent =
   | { type: "resent"; key: string; newKey: string; now: number }
   | { type: "discarded"; key: string }
   // The person has returned to the tab or scrolled to the end of the log.
-  | { type: "viewed"; isAtEnd: boolean };
+  | { type: "viewed"; isAtEnd: boolean }
+  // The person has left the tab.
+  | { type: "hidden"; isAtEnd: boolean };
 
 /** Events on the chat screen that concern its panels and dialogs. */
 export type PanelEvent =
@@ -311,6 +315,7 @@ export function update(state: State, event: StateEvent): State {
     case "resent":
     case "discarded":
     case "viewed":
+    case "hidden":
       return state.screen === "chat" ? updateLog(state, event) : state;
     case "invite created":
     case "invite revoked":
@@ -397,6 +402,8 @@ function updateLog(chat: ChatState, event: LogEvent): ChatState {
       return renewOutgoing(chat, event.key, event.newKey, event.now);
     case "discarded":
       return { ...chat, outbox: chat.outbox.filter((outgoing) => outgoing.key !== event.key) };
+    case "hidden":
+      return event.isAtEnd ? { ...chat, newFrom: 0 } : chat;
     case "viewed":
       return { ...chat, unread: 0, below: event.isAtEnd ? 0 : chat.below };
     default:
@@ -466,6 +473,7 @@ function openChat(saved: SavedChat, outbox: readonly Outgoing[], now: number): C
     isBackOnline: false,
     below: 0,
     unread: 0,
+    newFrom: 0,
     question: undefined,
     apiPanel: "closed",
     continueError: "",
@@ -483,7 +491,9 @@ function addPoll(chat: ChatState, event: Extract<LogEvent, { type: "polled" }>):
   // History from before a reload confirms nothing: an old message may have the same text as an unsent one.
   const [matched, outbox] = chat.isLoaded ? matchOutgoing(chat, added) : [added, chat.outbox];
   const messages = keepLatest([...chat.messages, ...matched]);
-  const news = chat.isLoaded ? added.filter((message) => message.member_id !== chat.session.member_id).length : 0;
+  const isNews = (message: MessageView) => chat.isLoaded && message.member_id !== chat.session.member_id;
+  const news = added.filter(isNews).length;
+  const unreadId = event.isHidden && added.find(isNews)?.id;
   return {
     ...chat,
     isLoaded: true,
@@ -501,6 +511,7 @@ function addPoll(chat: ChatState, event: Extract<LogEvent, { type: "polled" }>):
     isBackOnline: chat.isOffline || chat.isBackOnline,
     below: event.isAtEnd ? 0 : chat.below + news,
     unread: event.isHidden ? chat.unread + news : 0,
+    newFrom: chat.newFrom || unreadId || 0,
   };
 }
 
@@ -592,7 +603,7 @@ function preferredHue(memberId: string): number {
  */
 function addOutgoing(chat: ChatState, outgoing: Outgoing): ChatState {
   const outbox = retryOutbox(chat.outbox, outgoing.at);
-  return { ...chat, outbox: [...outbox, outgoing], isInviting: false, below: 0 };
+  return { ...chat, outbox: [...outbox, outgoing], isInviting: false, below: 0, newFrom: 0 };
 }
 
 /**
@@ -807,7 +818,14 @@ export function describeFailure(
 // are pure, so that the tests can read a screen without a browser. Nothing here knows about elements.
 
 /** One item of the log. `key` identifies its element, so that an unchanged row is not drawn again. */
-export type Row = LineRow | MessageRow;
+export type Row = DividerRow | LineRow | MessageRow;
+
+/** A line where messages are new, or where another day begins. */
+interface DividerRow {
+  kind: "new" | "day";
+  key: string;
+  text: string;
+}
 
 interface LineRow {
   kind: "line";
@@ -847,9 +865,19 @@ export function logRows(chat: ChatState, now: number): Row[] {
   if (lastUnsent) lastUnsent.why = getText("message.unsent");
   const rows: Row[] = [];
   let lines = chat.lines;
+  let hasNew = chat.newFrom > 0;
+  let lastDay = "";
   for (const message of [...confirmed, ...unconfirmed].slice(-KEPT_MESSAGES)) {
     rows.push(...lines.filter((line) => line.after < message.id).map(lineRow));
     lines = lines.filter((line) => line.after >= message.id);
+    const day = DAY.format(new Date(message.at));
+    if (lastDay && day !== lastDay) rows.push({ kind: "day", key: day, text: day });
+    lastDay = day;
+    // The first unread message itself may be among those that are no longer kept.
+    if (hasNew && message.id >= chat.newFrom) {
+      rows.push({ kind: "new", key: "new", text: getText("log.new") });
+      hasNew = false;
+    }
     rows.push(message);
   }
   return markGroups([...rows, ...lines.map(lineRow)]);
@@ -934,6 +962,7 @@ function listNames(names: readonly string[]): string {
 
 /** Created once: a formatter costs more than everything that it formats on one screen. */
 const SHORT_TIME = new Intl.DateTimeFormat(LOCALE, { timeStyle: "short" });
+const DAY = new Intl.DateTimeFormat(LOCALE, { weekday: "long", day: "numeric", month: "long" });
 const FULL_TIME = new Intl.DateTimeFormat(LOCALE, { dateStyle: "full", timeStyle: "medium" });
 const SEGMENTER = new Intl.Segmenter();
 
@@ -1015,6 +1044,39 @@ export function isEmojiOnly(text: string): boolean {
   if (text.length >= 100) return false;
   const characters = splitGraphemes(text).filter((character) => character.trim() !== "");
   return characters.length > 0 && characters.length <= 3 && characters.every((character) => EMOJI.test(character));
+}
+
+/** A part of a message. Links and code are mutually exclusive. */
+export interface TextPart {
+  text: string;
+  href?: string;
+  code?: "inline" | "block";
+}
+
+/**
+ * A block of code: lines between two fences of three backticks, of which the first may name a language, or lines that
+ * are indented by a tab or four spaces. The code between fences contains no line that begins with a fence. Each line is
+ * therefore tried once, and no text takes more than linear time.
+ */
+const BLOCK = /^(?:```[\w+#.-]*\n((?:(?!```).*\n)+)```|((?: {4}|\t)[ \t]*\S.*(?:\n+(?: {4}|\t)[ \t]*\S.*)*))[ \t]*$/m;
+
+/** Splits a message into code, links and the text between them. */
+export function splitText(text: string): TextPart[] {
+  // In turn: text, and the two groups, one of which matched.
+  return text.split(BLOCK).flatMap((part, index): TextPart[] => {
+    // The style sheet separates a block from the text around it, so the text needs no empty lines there.
+    if (index % 3 === 0) return splitInline(part.trim());
+    return part ? [{ text: removeIndent(part).trimEnd(), code: "block" }] : [];
+  });
+}
+
+/** Splits text without blocks at its code within lines. */
+function splitInline(text: string): TextPart[] {
+  // In turn: text, the backticks after it, and the code between them.
+  return text.split(/(?<!`)(`{1,3})(?!`)([^`\n]+)\1(?!`)/).flatMap((part, index): TextPart[] => {
+    if (index % 3 === 0) return splitLinks(part);
+    return index % 3 === 2 ? [{ text: part, code: "inline" }] : [];
+  });
 }
 
 /**
@@ -1969,32 +2031,42 @@ type TextField = HTMLInputElement | HTMLTextAreaElement;
 async function copyField(field: TextField): Promise<string> {
   // The deprecated way has to focus the field. A keyboard user must not lose their place to that.
   const focused = document.activeElement;
-  if (await writeClipboard(field)) {
+  const select = () => {
+    field.focus();
+    field.select();
+  };
+  if (await writeClipboard(field.value, select)) {
     // Firefox scrolls a field to the end of its selection, which in a link is the token.
     field.setSelectionRange(0, 0);
     field.scrollLeft = 0;
     if (focused instanceof HTMLElement) focused.focus();
     return getText("copy.done");
   }
-  field.focus();
-  field.select();
+  select();
   if (isTouch()) return getText("copy.touch");
   return getText(navigator.userAgent.includes("Mac") ? "copy.pressMac" : "copy.press");
 }
 
-/** Only https and localhost have `navigator.clipboard`. Elsewhere, the deprecated way still works. */
-async function writeClipboard(field: TextField): Promise<boolean> {
+/** Only https and localhost have `navigator.clipboard`. Elsewhere, the deprecated way copies what `select` selects. */
+async function writeClipboard(text: string, select: () => void): Promise<boolean> {
   try {
     if ("clipboard" in navigator) {
-      await navigator.clipboard.writeText(field.value);
+      await navigator.clipboard.writeText(text);
       return true;
     }
   } catch {
     // The person or a policy denied permission. The deprecated way needs none.
   }
-  field.focus();
-  field.select();
+  select();
   return document.execCommand("copy");
+}
+
+/** Copies the code beside a button. If that is impossible, the code is selected. */
+async function copyCode(button: HTMLElement): Promise<void> {
+  const code = button.previousElementSibling;
+  if (!code) return;
+  const isCopied = await writeClipboard(code.textContent, () => getSelection()?.selectAllChildren(code));
+  if (isCopied) setText(button, getText("copy.done"));
 }
 
 function openApiPanel(): void {
@@ -2488,6 +2560,9 @@ function restoreScroll(anchors: readonly [HTMLElement, number][]): void {
 
 function drawRow(row: Row): HTMLElement {
   switch (row.kind) {
+    case "new":
+    case "day":
+      return make("li", { className: `line ${row.kind}` }, row.text);
     case "line":
       return drawLine(row);
     case "message":
@@ -2505,13 +2580,19 @@ function drawLine({ name, change }: LineRow): HTMLElement {
 /** `dir=auto` lets each message find its own direction from its first letter. */
 function drawMessage(row: MessageRow): HTMLElement {
   const sentAt = new Date(row.at);
-  const time = make("time", { dateTime: row.at, title: FULL_TIME.format(sentAt) }, formatTime(sentAt));
+  const title = FULL_TIME.format(sentAt);
+  const time = make("time", { dateTime: row.at, title }, formatTime(sentAt));
   // Each row repeats name and time for screen readers. The style sheet shows them for the first of a group only.
   const author = make("bdi", {}, row.isOwn ? getText("message.you") : row.name);
-  const bubble = make("div", { className: "bubble", dir: "auto" }, ...splitLinks(row.text).map(drawPart));
+  const bubble = make(
+    "div",
+    { className: "bubble", dir: "auto", title, tabIndex: -1 },
+    ...splitText(row.text).map(drawPart),
+  );
   bubble.classList.toggle("emoji", isEmojiOnly(row.text));
-  // The style sheet draws it, and only after half a second, so that it does not flash up with every message.
-  if (row.status === "sending") bubble.dataset["status"] = getText("message.sending");
+  // The style sheet draws it beside the bubble: the time when the bubble or the log has the focus, and "Sending…" only
+  // after half a second, so that it does not flash up with every message.
+  bubble.dataset["note"] = row.status === "sending" ? getText("message.sending") : formatTime(sentAt);
   const item = make("li", { className: "message" }, make("div", { className: "meta" }, author, " ", time), bubble);
   item.dataset["hue"] = String(row.hue);
   item.classList.toggle("own", row.isOwn);
@@ -2525,7 +2606,9 @@ function drawMessage(row: MessageRow): HTMLElement {
 }
 
 /** `noreferrer` keeps the chat's address from the other site, `noopener` keeps that site from controlling this tab. */
-function drawPart({ text, href }: { text: string; href?: string }): Node | string {
+function drawPart({ text, href, code }: TextPart): Node | string {
+  if (code === "inline") return make("code", {}, text);
+  if (code === "block") return drawBlock(text);
   if (!href) return text;
   const shown = isNewChat(href) ? getText("message.joinLink") : text;
   return make("a", { href, target: "_blank", rel: "noopener noreferrer nofollow" }, shown);
@@ -2538,6 +2621,12 @@ function isNewChat(href: string): boolean {
   // The host itself may have opened the page as localhost, while links have an address that others can open.
   const origins = [location.origin, new URL(state.session.url, location.href).origin];
   return origins.includes(origin) && pathname !== location.pathname && hash.startsWith("#invite=");
+}
+
+/** Long lines scroll. For that, and to reach its button, the code can have the focus. */
+function drawBlock(text: string): HTMLElement {
+  const code = make("pre", { dir: "ltr", tabIndex: 0 }, text);
+  return make("div", { className: "code" }, code, makeButton("copyCode", getText("action.copy")));
 }
 
 /** Under a message that was not sent: the reason, and what the person can do about it. */
@@ -2776,7 +2865,7 @@ type FormAction = "submitName" | "submitCode" | "sendDraft" | "confirmQuestion";
 type InviteAction = "openInvite" | "closeInvite" | "copyLink" | "shareLink" | "askToReplace" | "openCode";
 type PeopleAction = "openPeople" | "askToLeave" | "askToEnd" | "askToRemove";
 type ApiAction = "openApi" | "toggleTokens" | "copyCommand";
-type LogAction = "continueChat" | "showNewest" | "retryMessage" | "resendMessage" | "discardMessage";
+type LogAction = "continueChat" | "showNewest" | "retryMessage" | "resendMessage" | "discardMessage" | "copyCode";
 type Action = FormAction | InviteAction | PeopleAction | ApiAction | LogAction | "closeDialog";
 
 /** The function for each action. `source` is the button or form; `id` is its `data-id`, if it has one. */
@@ -2795,6 +2884,7 @@ export const ACTIONS: Readonly<Record<Action, (source: HTMLElement, id: string) 
   openApi: openApiPanel,
   toggleTokens,
   copyCommand,
+  copyCode,
   askToLeave: () => askQuestion({ kind: "leave" }),
   askToEnd: () => askQuestion({ kind: "end" }),
   askToRemove: (_, id) => askToRemove(id),
@@ -2897,10 +2987,8 @@ function onTick(): void {
 
 /** A new poll tells the server whether the tab is visible, which decides whose poll it holds. */
 function onVisibility(): void {
-  if (!document.hidden) {
-    notification?.close();
-    dispatch({ type: "viewed", isAtEnd: isNearEnd() });
-  }
+  if (!document.hidden) notification?.close();
+  dispatch({ type: document.hidden ? "hidden" : "viewed", isAtEnd: isNearEnd() });
   startPolling();
 }
 

@@ -34,6 +34,7 @@ import {
   type SavedChat,
   SESSION_MS,
   splitLinks,
+  splitText,
   type State,
   type StateEvent,
   update,
@@ -113,7 +114,7 @@ function messageRows(state: ChatState, now = NOON): MessageRow[] {
 function describeRows(state: ChatState, now = NOON): string[] {
   return logRows(state, now).map((row) => {
     if (row.kind === "message") return row.status !== "sent" ? `${row.text} (${row.status})` : row.text;
-    return `${row.name} ${row.change}`;
+    return row.kind === "line" ? `${row.name} ${row.change}` : `-- ${row.text}`;
   });
 }
 
@@ -389,6 +390,83 @@ for (const [text, ...parts] of [
     assert.deepEqual(found, parts);
   });
 }
+
+/** Returns the parts of a text in a short form: `<inline code>`, `[a block]`, and the rest as it is. */
+function describeParts(text: string): string {
+  const marks = { inline: ["<", ">"], block: ["[", "]"], none: ["", ""] } as const;
+  const parts = splitText(text).map((part) => [part.text, marks[part.code ?? "none"]] as const);
+  return parts.map(([content, [before, after]]) => before + content + after).join("|");
+}
+
+for (const [text, parts] of [
+  ["no code, not even ` or ``", "no code, not even ` or ``"],
+  ["`a` and `b`", "<a>| and |<b>"],
+  ["```a``` `b", "<a>| `b"],
+  ["a `\n` b ````c````", "a `\n` b ````c````"],
+  ["see:\n```ts\nif (a)\n  b();\n```\nend", "see:|[if (a)\n  b();]|end"],
+  ["```\n\n  <b>\n\n  `c`\n```", "[\n<b>\n\n`c`]"],
+  ["see:\n\n    a\n\n      b\n\nend", "see:|[a\n\n  b]|end"],
+  ["see:\n\ta\n\t\tb", "see:|[a\n\tb]"],
+  ["```\nnever closed\n    a", "```\nnever closed|[a]"],
+  ["```not a language\na\n```\nb", "```not a language\na\n```\nb"],
+  ["```\n```", "```\n```"],
+  ["# title\n* **item**\n   three spaces", "# title\n* **item**\n   three spaces"],
+] as const) {
+  test(`code in ${JSON.stringify(text)}`, () => {
+    assert.equal(describeParts(text), parts);
+  });
+}
+
+test("no text makes splitting slow", () => {
+  // If the time were quadratic, a million characters would take minutes.
+  const [short, long] = [1000, 200_000];
+  const hostile = ["`", "` ", "```\n", "```js\n", "```js\na\n", "\n    ", "    x\n\n", "\n", "`a", "``a`", "x `````"];
+  for (const pattern of hostile) {
+    const before = performance.now();
+    for (const end of ["", "x", "`", "```"]) {
+      splitText(pattern.repeat(long) + end);
+      splitText(`a\n${pattern.repeat(short)}${" ".repeat(long)}${end}`);
+    }
+    const took = performance.now() - before;
+    assert.ok(took < 10_000, `${JSON.stringify(pattern)} took ${took} ms`);
+  }
+});
+
+test("a day that begins between two messages is named between them", () => {
+  const midnight = new Date(2026, 10, 23).getTime();
+  const at = (minutes: number) => (midnight - NOON) / MINUTE + minutes;
+  const messages = [
+    makeMessage(3, "a", jonas, at(-2)),
+    makeMessage(4, "b", jonas, at(-1)),
+    makeMessage(5, "c", jonas, at(1)),
+  ];
+  const state = chatAfter(polled({ messages }), {
+    type: "queued",
+    outgoing: makeOutgoing("d", "d", midnight + 24 * 60 * MINUTE),
+  });
+  const rows = describeRows(state).map((row) => row.replace(/^-- (\w+day)\b.*\d+.*/, "-- $1"));
+  assert.deepEqual(rows, ["a", "b", "-- Monday", "c", "-- Tuesday", "d (sending)"]);
+  assert.equal(messageRows(state)[2]?.isFirst, true, "the first message of a day shows its author and time");
+});
+
+test("a line marks the first message that arrived while the tab was hidden, until the tab was read and left", () => {
+  const start = chatAfter(polled({ messages: [makeMessage(3)] }));
+  const own = makeMessage(4, "mine", ana);
+  const hidden = update(start, polled({ messages: [own, makeMessage(5)] }, { isHidden: true }));
+  const more = update(hidden, polled({ messages: [makeMessage(6)] }, { isHidden: true }));
+  const seen = update(more, { type: "viewed", isAtEnd: true });
+  const rows = ["text 3", "mine", "-- New", "text 5", "text 6"];
+  assert.deepEqual(seen.screen === "chat" && describeRows(seen), rows);
+  const unread = update(seen, { type: "hidden", isAtEnd: false });
+  assert.deepEqual(unread.screen === "chat" && describeRows(unread), rows, "the end was not on the screen");
+  const left = update(seen, { type: "hidden", isAtEnd: true });
+  assert.deepEqual(left.screen === "chat" && describeRows(left), ["text 3", "mine", "text 5", "text 6"]);
+  const answered = update(seen, { type: "queued", outgoing: makeOutgoing("a") });
+  assert.deepEqual(answered.screen === "chat" && describeRows(answered).includes("-- New"), false);
+  const many = Array.from({ length: 30 }, (_, index) => makeMessage(index + 7));
+  const full = update(more, polled({ messages: many }, { isHidden: true }));
+  assert.equal(full.screen === "chat" && describeRows(full)[0], "-- New", "the first of them is no longer kept");
+});
 
 for (const [text, large] of [
   ["🎉", true],

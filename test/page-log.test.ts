@@ -6,11 +6,16 @@ import type { Browser, Page } from "playwright-core";
 import { launchBrowser, newPerson } from "./lib/browser.ts";
 import {
   call,
+  findOverflowing,
   join,
+  PHONE,
+  postByApi,
   readSession,
   readTextsByApi,
   sendMessage,
+  setVisible,
   startChatWithJonas,
+  tabTo,
   waitForLog,
   waitForMessages,
   waitForUnsent,
@@ -113,4 +118,70 @@ test("on a device with a wrong clock, a message has the server's time before and
   await waitForUnsent(page, 1);
   const shown = (await times.getAttribute("datetime")) ?? "";
   assert.ok(Math.abs(Date.parse(shown) - Date.now()) < 60_000, shown);
+});
+
+// ---------------------------------------------------------------------------------------------------------
+// What the log shows.
+
+test("code is shown as it was typed, scrolls within its message, and its button copies it", async (t) => {
+  const { site, page, jonas } = await startChatWithJonas(t, browser, PHONE);
+  const script = `for (const a of b) {\n\tconsole.log("${"long ".repeat(40)}");\n}`;
+  await postByApi(site, jonas, `Try <b>this</b>:\n\`\`\`js\n${script}\n\`\`\`\nand \`npm ci\` *then*`);
+  const block = page.locator("pre");
+  assert.equal(await block.textContent(), script);
+  assert.equal(await page.locator("code").textContent(), "npm ci");
+  const text = await page.locator(".bubble").evaluate((bubble) => [...bubble.childNodes].map((node) => node.nodeName));
+  assert.deepEqual(text, ["#text", "DIV", "#text", "CODE", "#text"]);
+  const [isWider, font] = await block.evaluate((pre) => [
+    pre.scrollWidth > pre.clientWidth,
+    getComputedStyle(pre).fontFamily,
+  ]);
+  assert.ok(isWider);
+  assert.match(String(font), /monospace/);
+  assert.deepEqual(await findOverflowing(page), []);
+  const copy = page.locator(".code button");
+  const opacity = () => copy.evaluate((button) => getComputedStyle(button).opacity);
+  await page.mouse.move(0, 0);
+  assert.equal(await opacity(), "0");
+  await block.focus();
+  assert.equal(await opacity(), "1");
+  await copy.click();
+  assert.equal(await copy.textContent(), "Copied");
+  await messageField(page).focus();
+  await page.keyboard.press("Control+V");
+  assert.equal(await messageField(page).inputValue(), script);
+});
+
+test("the time of a message within a group is shown when the message or the log has the focus", async (t) => {
+  const { site, page, jonas } = await startChatWithJonas(t, browser);
+  for (const text of ["one", "two"]) await postByApi(site, jonas, text);
+  await waitForMessages(page, "one", "two");
+  const note = (text: string) =>
+    page.getByText(text, { exact: true }).evaluate((bubble) => getComputedStyle(bubble, "::after").content);
+  assert.equal(await note("two"), "none");
+  await page.getByText("two", { exact: true }).click();
+  assert.match(await note("two"), /^"\d\d:\d\d"$/);
+  assert.match((await page.getByText("two", { exact: true }).getAttribute("title")) ?? "", /20\d\d.*:\d\d:\d\d/);
+  await messageField(page).focus();
+  assert.equal(await note("two"), "none");
+  await tabTo(page, "log", "Shift+Tab");
+  assert.match(await note("two"), /^"\d\d:\d\d"$/);
+  assert.equal(await note("one"), "none", "the first message of a group shows its time anyway");
+});
+
+test("on returning to a hidden tab, a line marks the first unread message, until the tab is left again", async (t) => {
+  const { site, page, jonas } = await startChatWithJonas(t, browser);
+  await postByApi(site, jonas, "read");
+  await waitForMessages(page, "read");
+  await setVisible(page, false);
+  for (const text of ["unread", "unread too"]) await postByApi(site, jonas, text);
+  await waitForMessages(page, "read", "unread", "unread too");
+  await setVisible(page, true);
+  const texts = () =>
+    page
+      .locator("#list > li")
+      .evaluateAll((all) => all.map((item) => item.querySelector(".bubble")?.textContent ?? item.textContent));
+  assert.deepEqual(await texts(), ["Jonas joined", "read", "New", "unread", "unread too"]);
+  await setVisible(page, false);
+  assert.deepEqual(await texts(), ["Jonas joined", "read", "unread", "unread too"]);
 });

@@ -18,6 +18,7 @@ import {
   readInviteLink,
   readTextsByApi,
   sendMessage,
+  setVisible,
   start,
   startChatWithJonas,
   waitForLog,
@@ -245,15 +246,6 @@ test("if the server asks to retry in a second, the page does so and shows no err
 
 // ---------------------------------------------------------------------------------------------------------
 // Hidden tabs. (An automated Chromium reports every tab as visible, so the tests emulate it.)
-
-/** Makes the page believe that it is visible or hidden. */
-async function setVisible(page: Page, visible: boolean): Promise<void> {
-  await page.evaluate((hidden) => {
-    Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
-    Object.defineProperty(document, "visibilityState", { value: hidden ? "hidden" : "visible", configurable: true });
-    document.dispatchEvent(new Event("visibilitychange"));
-  }, !visible);
-}
 
 test("a frozen tab replaces its dead connection as soon as it is visible again", async (t) => {
   const { site, page, jonas, proxy } = await startChatBehindProxy(t);

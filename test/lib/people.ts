@@ -88,6 +88,15 @@ export async function startChatWithJonas(
   return { site, page, jonas, link };
 }
 
+/** Makes the page believe that it is visible or hidden. */
+export async function setVisible(page: Page, visible: boolean): Promise<void> {
+  await page.evaluate((hidden) => {
+    Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+    Object.defineProperty(document, "visibilityState", { value: hidden ? "hidden" : "visible", configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+  }, !visible);
+}
+
 /** Returns the elements with content wider than themselves: the page as a whole, the log, dialogs and bubbles. */
 export function findOverflowing(page: Page): Promise<string[]> {
   return page.evaluate(() =>

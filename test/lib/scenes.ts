@@ -4,7 +4,7 @@
 import type { Page } from "playwright-core";
 import { createApp, type Session } from "../../server.ts";
 import { openSite, type TestSite } from "./browser.ts";
-import { call, createChat, createInvite, postByApi, waitForLog, waitForUnsent } from "./people.ts";
+import { call, setVisible, createChat, createInvite, postByApi, waitForLog, waitForUnsent } from "./people.ts";
 
 const MINUTE = 60_000;
 
@@ -271,6 +271,42 @@ export const SCENES = {
   async "message-long"(page) {
     await openFullLog(page);
     await page.fill("#message", "To make it long: ".repeat(118));
+  },
+  async "message-code"(page) {
+    const [ana, jonas] = await createChat(site, "Ana", "Jonas");
+    const script =
+      '#!/bin/sh\nset -e\nfor f in *.txt; do\n\tprintf \'%s has %s lines, which is a long line\\n\' "$f" "$(wc -l < $f)"\ndone';
+    await postByApi(site, jonas, `Run \`npm ci\` first, then this:\n\`\`\`sh\n${script}\n\`\`\`\nIt takes \`~10 s\`.`);
+    await postByApi(site, ana, "Mine is shorter:\n\n    wc -l *.txt\n\nIs `*.txt` enough?");
+    await postByApi(site, jonas, "```\nשלום\n```");
+    await openChat(page, ana, "Jonas");
+    await page.locator("pre").nth(2).waitFor();
+    await page.locator("pre").nth(1).focus();
+  },
+  async "message-time"(page) {
+    await openFullLog(page);
+    await page.getByText("Also the projector").focus();
+  },
+  async "log-new-divider"(page) {
+    const [ana, jonas] = await createChat(site, "Ana", "Jonas");
+    await postByApi(site, ana, "I'll be back in a moment");
+    await openChat(page, ana, "Jonas");
+    await page.locator(".message").waitFor();
+    await setVisible(page, false);
+    for (const text of ["Take your time", "We are still cooking"]) await postByApi(site, jonas, text);
+    await page.locator(".message").nth(2).waitFor();
+    await setVisible(page, true);
+  },
+  async "log-midnight"(page) {
+    const midnight = new Date().setHours(0, 0, 0, 0);
+    clockLag = Date.now() - midnight + MINUTE;
+    const [ana, jonas] = await createChat(site, "Ana", "Jonas");
+    await postByApi(site, jonas, "Nearly midnight");
+    clockLag -= 2 * MINUTE;
+    await postByApi(site, jonas, "Good morning!");
+    clockLag = 0;
+    await openChat(page, ana, "Jonas");
+    await page.locator(".message").nth(1).waitFor();
   },
   async "message-sending"(page) {
     await openChatWithQuestion(page, "Are you there?");
