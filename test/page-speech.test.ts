@@ -241,7 +241,10 @@ test("if the focused button disappears, the focus goes to the message field, or 
   const { page, jonas, site } = await startChatWithJonas(t, browser);
   await page.getByRole("button", { name: "Close" }).click();
   assert.equal(await readFocus(page), "message", "after closing the invitation");
-  await page.route("**/*", (route) => (route.request().method() === "POST" ? route.abort() : route.continue()));
+  const json = { error: "invalid_text", message: "" };
+  await page.route("**/*", (route) =>
+    route.request().method() === "POST" ? route.fulfill({ status: 422, json }) : route.continue(),
+  );
   for (const name of ["Delete", "Retry"]) {
     await sendMessage(page, "hello");
     if (name === "Retry") await page.unrouteAll();

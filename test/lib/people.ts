@@ -97,10 +97,13 @@ export async function setVisible(page: Page, visible: boolean): Promise<void> {
   }, !visible);
 }
 
-/** Returns the elements with content wider than themselves: the page as a whole, the log, dialogs and bubbles. */
+/**
+ * Returns the elements with content wider than themselves: the page as a whole, the log, dialogs and bubbles. (Beside a
+ * bubble with the focus stands its time.)
+ */
 export function findOverflowing(page: Page): Promise<string[]> {
   return page.evaluate(() =>
-    [document.documentElement, ...document.querySelectorAll("#log, dialog, .bubble")]
+    [document.documentElement, ...document.querySelectorAll("#log, dialog, .bubble:not(:focus)")]
       .filter((element) => element.scrollWidth > element.clientWidth + 1)
       .map((element) => element.id || element.className || element.tagName),
   );
