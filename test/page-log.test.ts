@@ -132,12 +132,8 @@ test("code is shown as it was typed, scrolls within its message, and its button 
   assert.equal(await page.locator("code").textContent(), "npm ci");
   const text = await page.locator(".bubble").evaluate((bubble) => [...bubble.childNodes].map((node) => node.nodeName));
   assert.deepEqual(text, ["#text", "DIV", "#text", "CODE", "#text"]);
-  const [isWider, font] = await block.evaluate((pre) => [
-    pre.scrollWidth > pre.clientWidth,
-    getComputedStyle(pre).fontFamily,
-  ]);
-  assert.ok(isWider);
-  assert.match(String(font), /monospace/);
+  assert.ok(await block.evaluate((pre) => pre.scrollWidth > pre.clientWidth));
+  assert.match(await block.evaluate((pre) => getComputedStyle(pre).fontFamily), /monospace/);
   assert.deepEqual(await findOverflowing(page), []);
   const copy = page.locator(".code button");
   const opacity = () => copy.evaluate((button) => getComputedStyle(button).opacity);
