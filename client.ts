@@ -1648,14 +1648,14 @@ function repeatCounter(note: string): void {
   speakCounter(note, 100);
 }
 
-/** Grows the field with its text from one line (44 px) to five, then scrolls. A line is 24 px, its padding 20. */
+/** Grows the field with its text from one line to five, then scrolls. Its padding is 10 px above and below. */
 function fitComposer(): void {
   const { style } = ui.message;
-  const max = 5 * 24 + 20;
+  const max = 5 * parseFloat(getComputedStyle(ui.message).lineHeight) + 20;
   style.height = "auto";
   // The border, 1 px on each side, is not part of scrollHeight.
   const height = ui.message.scrollHeight + 2;
-  style.height = `${Math.max(44, Math.min(height, max))}px`;
+  style.height = `${Math.min(height, max)}px`;
   style.overflowY = height > max ? "auto" : "hidden";
 }
 
@@ -2250,7 +2250,7 @@ let plainIcon = "";
 
 /** Returns the icon, an SVG in a data URL, with a red dot in its corner. */
 function addDot(icon: string): string {
-  return icon.replace("%3C/svg", "%3Ccircle cx='25' cy='7' r='7' fill='%23ff3b30'/%3E%3C/svg");
+  return icon.replace("%3C/svg", "%3Ccircle%20cx='25'%20cy='7'%20r='7'%20fill='%23ff3b30'/%3E%3C/svg");
 }
 
 /** One card for home, an invitation and the end of a chat: they differ in texts and in which parts they show. */
@@ -2351,7 +2351,8 @@ function renderChat(chat: ChatState): void {
   reconcile(ui.title, [{ key: chat.title }], ({ key }) => drawTitle(key));
   // No seats before the members are known: six empty circles would flash up.
   reconcile(ui.seats, chat.isLoaded ? seatRows(chat) : [], drawSeat);
-  ui.seats.ariaLabel = getText("chat.people", { count: chat.members.length, max: SEATS });
+  const online = chat.members.filter((member) => member.online).length;
+  ui.seats.ariaLabel = getText("chat.people", { count: chat.members.length, max: SEATS, online });
   setText(ui.unsaved, isUnsaved ? getText("chat.unsaved") : "");
   setText(ui.banner, chat.isOffline ? getText("chat.offline") : "");
   setText(ui.onlineSpoken, chat.isBackOnline ? getText("chat.online") : "");
@@ -2590,9 +2591,8 @@ function drawMessage(row: MessageRow): HTMLElement {
     ...splitText(row.text).map(drawPart),
   );
   bubble.classList.toggle("emoji", isEmojiOnly(row.text));
-  // The style sheet draws it beside the bubble: the time when the bubble or the log has the focus, and "Sending…" only
-  // after half a second, so that it does not flash up with every message.
-  bubble.dataset["note"] = row.status === "sending" ? getText("message.sending") : formatTime(sentAt);
+  // The style sheet draws it beside the bubble when the bubble or the log has the focus.
+  bubble.dataset["note"] = formatTime(sentAt);
   const item = make("li", { className: "message" }, make("div", { className: "meta" }, author, " ", time), bubble);
   item.dataset["hue"] = String(row.hue);
   item.classList.toggle("own", row.isOwn);

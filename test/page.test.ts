@@ -480,7 +480,7 @@ test("a message that failed more than ten minutes ago can be sent again after a 
   assert.equal(await page.evaluate(() => Object.keys(localStorage).filter((key) => key.includes("unsent")).length), 0);
 });
 
-test("a chat's name fits on a phone, is cut at its end if too long, and is hidden on the narrowest screens", async (t) => {
+test("a chat's name fits on a phone, is cut at its end if too long, and has its own line on the narrowest screens", async (t) => {
   const { page, link, site } = await startChatWithJonas(t, browser, {
     ...PHONE,
     viewport: { width: 390, height: 700 },
@@ -495,7 +495,8 @@ test("a chat's name fits on a phone, is cut at its end if too long, and is hidde
   // A right-to-left name ends on the left, so it is cut there.
   assert.equal(await names.nth(1).evaluate((name) => getComputedStyle(name).direction), "rtl");
   await page.setViewportSize({ width: 340, height: 700 });
-  assert.equal((await page.locator("#title").boundingBox())?.width, 1);
+  const [title, seats] = [await page.locator("#title").boundingBox(), await page.locator("#seats").boundingBox()];
+  assert.ok(title && seats && title.width === 340 - 16 && title.y >= seats.y + seats.height);
   await page.getByRole("heading", { name: /^Jonas ?, שירה ?\+3$/ }).waitFor();
 });
 

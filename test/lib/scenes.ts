@@ -315,7 +315,7 @@ export const SCENES = {
       await page.fill("#message", text);
       await page.click("#send");
     }
-    // "Sending…" appears half a second later.
+    // The clock appears half a second later.
     await page.waitForTimeout(700);
   },
   async "message-unsent"(page) {
