@@ -1994,7 +1994,10 @@ async function removeMember(
   const path = `/${session.chat_id}/members/${memberId}`;
   const removed = await api("DELETE", path, { token: session.session_token });
   // Not found: the member has left in the meantime.
-  if (!removed.isOk && removed.code !== "not_found") return removed;
+  if (!removed.isOk && removed.code !== "not_found") {
+    if (hasToRevoke) void createInvite();
+    return removed;
+  }
   if (!hasToRevoke) return undefined;
   ui.question.close();
   ui.people.close();
@@ -2452,9 +2455,7 @@ function drawLink(link: string): void {
   drawnLink = link;
   ui.link.value = link;
   ui.copy.disabled = ui.share.disabled = ui.code.disabled = ui.qr.hidden = !link;
-  // The border of the code's button, 1 px on each side, is part of its width.
-  if (link) drawCode(ui.qr, link, parseFloat(getComputedStyle(ui.code).width) - 2);
-  drawLargeCode();
+  drawCodes();
 }
 
 /**
@@ -2468,7 +2469,7 @@ function drawCode(canvas: HTMLCanvasElement, text: string, size: number): void {
   const module = Math.floor((size * devicePixelRatio) / (code.size + 8));
   const pixels = module * (code.size + 8);
   canvas.width = canvas.height = pixels;
-  canvas.style.width = canvas.style.height = `${pixels / devicePixelRatio}px`;
+  canvas.style.width = `${pixels / devicePixelRatio}px`;
   const pen = canvas.getContext("2d");
   if (!pen) return;
   pen.fillStyle = "#fff";
@@ -2481,13 +2482,16 @@ function drawCode(canvas: HTMLCanvasElement, text: string, size: number): void {
 
 function openLargeCode(): void {
   ui.large.showModal();
-  drawLargeCode();
+  drawCodes();
 }
 
-/** Draws the code as large as the texts beside it allow, which can only be measured while it is shown. */
-function drawLargeCode(): void {
+/** Draws the code in the sizes that the window has room for. The large one can only be measured while it is shown. */
+function drawCodes(): void {
+  if (!drawnLink) return;
+  // The border of the code's button, 1 px on each side, is part of its width.
+  drawCode(ui.qr, drawnLink, parseFloat(getComputedStyle(ui.code).width) - 2);
   const { clientWidth, clientHeight } = ui.largeBox;
-  if (ui.large.open && drawnLink) drawCode(ui.largeQr, drawnLink, Math.min(clientWidth, clientHeight));
+  if (ui.large.open) drawCode(ui.largeQr, drawnLink, Math.min(clientWidth, clientHeight));
 }
 
 /** True once the log has been filled and announces what is added to it. */
@@ -3036,7 +3040,7 @@ function bindBrowser(): void {
   addEventListener("pageshow", (event) => event.persisted && startPolling());
   visualViewport?.addEventListener("resize", fitViewport);
   visualViewport?.addEventListener("scroll", fitViewport);
-  addEventListener("resize", drawLargeCode);
+  addEventListener("resize", drawCodes);
   setInterval(onTick, TICK_MS);
 }
 

@@ -231,6 +231,8 @@ test("on a phone on its side and at 200 % zoom, the whole invitation fits beside
     assert.ok(invite && log && message && composer);
     assert.ok(invite.y + invite.height <= composer.y, `the invitation ends above the composer at ${width} pixels`);
     assert.ok(log.x >= invite.x + invite.width && message.y + message.height <= composer.y, "the log is beside it");
+    const qr = await page.locator("#qr").boundingBox();
+    assert.ok(qr && qr.width === qr.height, "the QR code is still a square");
     const code = await page.locator("#code").boundingBox();
     const link = await page.locator("#link").boundingBox();
     assert.ok(code && link && link.x > code.x + code.width, "the link is beside its QR code");

@@ -19,6 +19,7 @@ interface Chat {
 const TESTS = {
   "two people meet through a link, talk, and continue after a reload": testMeeting,
   "Copy works without navigator.clipboard": testCopying,
+  "the invitation stays in its place when a guest joins and when its link is copied": testInvitation,
   "the composer stays at the lower edge of the screen": testComposer,
   "Hebrew text is right-to-left, in a bubble on its author's side": testHebrew,
   "one to three emoji are large, more are normal text": testEmoji,
@@ -69,6 +70,25 @@ async function testCopying(t: TestContext, engine: Engine): Promise<void> {
   await ana.press("#inviteClose");
   await ana.paste("#message");
   assert.equal(await until(ana, "the link is pasted", readDraft), shown);
+}
+
+async function testInvitation(t: TestContext, engine: Engine): Promise<void> {
+  const { origin } = await startSite(t);
+  const ana = await newPerson(t, engine, origin);
+  await ana.open(origin);
+  await submitName(ana, "Ana");
+  const link = await until(ana, "there is a link", () => document.querySelector<HTMLInputElement>("#link")?.value);
+  // Tall enough for all of it. Otherwise a press may scroll.
+  await ana.resize(1000, 800);
+  const places = await ana.run(readInvitePlaces);
+  const shira = await newPerson(t, engine, origin);
+  await shira.open(link);
+  await submitName(shira, "Shira");
+  await untilShows(ana, "#list", "Shira joined");
+  assert.deepEqual(await ana.run(readInvitePlaces), places, "after a guest has joined");
+  await ana.press("#copy");
+  await untilShows(ana, "#inviteStatus", "Copied");
+  assert.deepEqual(await ana.run(readInvitePlaces), places, "after the link was copied");
 }
 
 async function testComposer(t: TestContext, engine: Engine): Promise<void> {
@@ -203,7 +223,16 @@ async function untilSent(person: Person): Promise<void> {
   });
 }
 
-// These three run in the page, so they can use nothing but their parameters and the page.
+// These four run in the page, so they can use nothing but their parameters and the page.
+
+/** Returns where the invitation's controls are, and the size of its QR code. */
+function readInvitePlaces(): string[] {
+  const controls = [...document.querySelectorAll("#inviteTitle, #inviteClose, #qr, #link, #copy, #replaceLink")];
+  return controls.map((control) => {
+    const { x, y, width, height } = control.getBoundingClientRect();
+    return control.id === "qr" ? `${x} ${y} ${width} ${height}` : `${x} ${y}`;
+  });
+}
 
 function readDraft(): string {
   return document.querySelector<HTMLTextAreaElement>("#message")?.value ?? "";
