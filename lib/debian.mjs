@@ -68,7 +68,7 @@ export async function makeDeb({ platform, packageJson, executable, files, licenc
   });
 }
 
-/** A file with these texts, each on lines of its own. */
+/** A file with these texts, one below the other. */
 function toFile(...texts) {
   return [Buffer.from(texts.join("\n")), 0o644];
 }
