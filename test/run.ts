@@ -10,16 +10,15 @@ import { fileURLToPath } from "node:url";
 import { explainBrowser } from "./lib/browser.ts";
 import { executablePath } from "./lib/helpers.ts";
 
-/** Files that a run against an executable leaves out. In other files, `testInProcess` marks single tests. */
+/**
+ * Files that a run against an executable leaves out, besides those of the page, which is the same for both. In other files,
+ * `testInProcess` marks single tests.
+ */
 const IN_PROCESS = [
   "addresses", // functions of lib/
   "client", // the page's functions
-  "page-offline", // the page in a browser, which is the same for both
-  "page",
   "rates", // bursts need a clock that stands still
   "release", // the version and the changelog
-  "page-states",
-  "page-address",
   "docs",
   "develop", // the build and what runs it
   "executable", // always tests the executable
@@ -27,6 +26,7 @@ const IN_PROCESS = [
   "expiry", // moves the clock by hours
   "openapi", // the document and the check of answers
   "text", // the server's functions
+  "languages", // the page in each language
   "hot-path", // counts calls of functions
   "workflows", // .github/
 ];
@@ -59,7 +59,7 @@ process.exitCode =
   spawnSync(process.execPath, [...options, ...files], { cwd: root, env, stdio: "inherit" }).status ?? 1;
 
 function namesOf(onlyExecutable: boolean): string[] {
-  const names = onlyExecutable ? all.filter((name) => !IN_PROCESS.includes(name)) : all;
+  const names = onlyExecutable ? all.filter((name) => !/^page\b/.test(name) && !IN_PROCESS.includes(name)) : all;
   return names.toSorted().map((name) => `test/${name}.test.ts`);
 }
 
