@@ -112,13 +112,13 @@ export interface LogMessage extends MessageView {
 }
 
 /**
- * "Ana joined" or "Ana left". The server does not send these lines; the page derives them from the members before and
- * after a poll. `after` is the cursor that the line follows, which is not always the id of a message.
+ * "Ana joined", "Ana left" or "Ana was removed". The server does not send these lines; the page derives them from the
+ * members before and after a poll. `after` is the cursor that the line follows, which is not always the id of a message.
  */
 interface SystemLine {
   key: string;
   name: string;
-  change: "joined" | "left";
+  change: "joined" | "left" | "removed";
   after: number;
 }
 
@@ -555,7 +555,7 @@ function findMemberChanges(chat: ChatState, reply: PollReply): SystemLine[] {
   const left = chat.members.filter((member) => !now.has(member.id));
   return [
     ...joined.map((member) => makeLine(member, "joined", chat.cursor)),
-    ...left.map((member) => makeLine(member, "left", reply.cursor)),
+    ...left.map((member) => makeLine(member, reply.removed?.includes(member.id) ? "removed" : "left", reply.cursor)),
   ];
 }
 
@@ -2578,8 +2578,8 @@ function drawRow(row: Row): HTMLElement {
 }
 
 function drawLine({ name, change }: LineRow): HTMLElement {
-  const template = change === "joined" ? "log.joined" : "log.left";
-  return make("li", { className: "line" }, ...fillTemplate(template, { name: make("bdi", {}, name) }));
+  const template = { joined: "log.joined", left: "log.left", removed: "log.removed" } as const;
+  return make("li", { className: "line" }, ...fillTemplate(template[change], { name: make("bdi", {}, name) }));
 }
 
 /** `dir=auto` lets each message find its own direction from its first letter. */

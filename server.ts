@@ -148,6 +148,7 @@ export interface PollReply {
   members: MemberView[];
   expires_at: string;
   retry_in?: number;
+  removed?: string[];
 }
 export type ErrorReply = { error: ErrorCode; message: string };
 
@@ -191,6 +192,8 @@ class Chat {
   cursor = 0;
   /** The cursor of the last join, leave or removal. */
   membersChangedAt = 0;
+  /** The ids of the last six members that the creator removed. */
+  removed: string[] = [];
   /** The id of the newest message that is no longer kept. */
   lastDropped = 0;
   inviteGeneration = 0;
@@ -449,6 +452,8 @@ function leaveChat(context: RequestContext, member: Member): Reply {
 function removeMember(context: RequestContext, creator: Member): Reply {
   const member = creator.chat.members.find(({ id }) => id === context.memberId);
   if (!member) throw new ApiError("not_found");
+  // To remove oneself is to leave.
+  if (member !== creator) creator.chat.removed = [...creator.chat.removed, member.id].slice(-LIMITS.seats);
   context.state.chats.freeSeats([member], "revoked_token");
   return NO_CONTENT;
 }
@@ -740,8 +745,9 @@ function pollReply(member: Member, since: number, now: number, isRetry: boolean)
     members: membersJson(member, now),
     expires_at: member.expiresAtJson,
     retry_in: isRetry ? `,"retry_in":${LIMITS.retrySeconds}` : "",
+    removed: removedJson(chat),
   } satisfies Record<keyof PollReply, unknown>;
-  const rest = `"members":${json.members},"expires_at":${json.expires_at}${json.retry_in}`;
+  const rest = `"members":${json.members},"expires_at":${json.expires_at}${json.retry_in}${json.removed}`;
   return jsonReply(200, `{"messages":${json.messages},"cursor":${json.cursor},"missed":${json.missed},${rest}}`);
 }
 
@@ -762,7 +768,7 @@ function streamLines(member: Member, since: number, now: number, isFirst: boolea
   const cursor = messages.length > 0 ? since : chat.cursor;
   const hasNewMembers = isFirst || since < chat.membersChangedAt;
   return [
-    ...(hasNewMembers ? [`{"members":${membersJson(member, now)},"cursor":${cursor}}`] : []),
+    ...(hasNewMembers ? [`{"members":${membersJson(member, now)},"cursor":${cursor}${removedJson(chat)}}`] : []),
     ...(chat.lastDropped > since ? ['{"missed":true}'] : []),
     ...messages,
   ].join("\n");
@@ -770,6 +776,11 @@ function streamLines(member: Member, since: number, now: number, isFirst: boolea
 
 function messagesSince(chat: Chat, since: number): string[] {
   return chat.messages.slice(chat.messageIds.findLastIndex((id) => id <= since) + 1);
+}
+
+/** The ids of removed members as the last field of a JSON object; empty if there are none. */
+function removedJson({ removed }: Chat): string {
+  return removed.length > 0 ? `,"removed":${toJson(removed)}` : "";
 }
 
 /** The members as `reader` sees them: a MemberView[] in JSON. */
@@ -1215,14 +1226,17 @@ function constantTimeEqual(a: string, b: string): boolean {
  * Pure functions. */
 
 const segmenter = new Intl.Segmenter();
+/** A character that is not blank and does not only change its neighbours. U+2800 is an empty Braille pattern. */
+const VISIBLE = /[^\p{M}\p{White_Space}\p{Default_Ignorable_Code_Point}\p{Cf}\u2800]/u;
 
 /** A message as readers get it: well-formed, NFC, newlines as \n, no control characters except newline and tab,
- * trimmed. 1 to 2,000 graphemes (UAX #29) and at most 8,192 bytes. @throws ApiError invalid_text */
+ * trimmed. 1 to 2,000 graphemes (UAX #29), one of them visible, and at most 8,192 bytes. @throws ApiError invalid_text */
 export function cleanText(raw: unknown): string {
   if (typeof raw !== "string") throw new ApiError("invalid_text");
   const cleaned = removeControls(raw);
   const text = (LONG_MARKS.test(cleaned) ? cleaned : cleaned.normalize("NFC")).trim();
-  if (!fits(text, LIMITS.messageGraphemes, LIMITS.messageBytes)) throw new ApiError("invalid_text");
+  const isValid = VISIBLE.test(text) && fits(text, LIMITS.messageGraphemes, LIMITS.messageBytes);
+  if (!isValid) throw new ApiError("invalid_text");
   return text;
 }
 
@@ -1243,8 +1257,7 @@ export function cleanUsername(raw: unknown): string {
   // Checked before normalising, which takes quadratic time for marks in a row.
   if (STACKED_MARKS.test(joined)) throw new ApiError("invalid_username");
   const name = joined.trim().normalize("NFC");
-  const isVisible = /[^\p{M}\p{White_Space}\p{Default_Ignorable_Code_Point}\p{Cf}\u2800]/u.test(name);
-  const isValid = isVisible && fits(name, LIMITS.usernameGraphemes, LIMITS.usernameBytes);
+  const isValid = VISIBLE.test(name) && fits(name, LIMITS.usernameGraphemes, LIMITS.usernameBytes);
   if (!isValid || STACKED_MARKS.test(name.normalize("NFD"))) throw new ApiError("invalid_username");
   return name;
 }

@@ -177,6 +177,15 @@ test("a member's arrival precedes their messages, their departure follows them, 
   assert.deepEqual(left.screen === "chat" && describeRows(left), ["text 3", "Mia joined", "hi", "bye", "Mia left"]);
 });
 
+test("a member who was removed did not leave", () => {
+  const state = chatAfter(
+    polled({ messages: [makeMessage(3)], members: [ana, jonas, mia], removed: ["2"] }),
+    polled({ cursor: 4, members: [ana, jonas], removed: ["2", "3"] }),
+    polled({ cursor: 5, members: [ana] }),
+  );
+  assert.deepEqual(describeRows(state), ["text 3", "Mia removed", "Jonas left"]);
+});
+
 test("lines about members disappear together with the messages around them", () => {
   const many = Array.from({ length: 30 }, (_, index) => makeMessage(index + 10));
   const state = chatAfter(

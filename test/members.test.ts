@@ -36,6 +36,25 @@ test("after leaving, the token works for nothing", async (t) => {
   assertError(await ben.end(), "revoked_token");
 });
 
+test("polls list the last six members that the creator removed, and none who left", async (t) => {
+  const server = await startServer(t);
+  const [ana, ben] = await server.chat("Ana", "Ben", "Eva");
+  await ben.leave();
+  assert.equal((await ana.read()).removed, undefined);
+  assertNoContent(await ana.remove("3"));
+  assert.deepEqual((await ana.read()).removed, ["3"]);
+  const invite_token = await ana.inviteToken();
+  for (let id = 4; id < 10; id++) {
+    sessionOf(await server.join(ana.chatId, { invite_token }));
+    await ana.remove(String(id));
+  }
+  assert.deepEqual((await ana.read()).removed, ["4", "5", "6", "7", "8", "9"]);
+  const last = sessionOf(await server.join(ana.chatId, { invite_token }));
+  await ana.remove(ana.id);
+  const { removed } = await new Member(server, last).read();
+  assert.deepEqual(removed, ["4", "5", "6", "7", "8", "9"], "to remove oneself is to leave");
+});
+
 test("any body sent to leave is ignored", async (t) => {
   const server = await startServer(t);
   const [, ben] = await server.chat("Ana", "Ben");

@@ -65,6 +65,7 @@ for (const [what, body] of [
   ["that is true", { text: true }],
   ["that is empty", { text: "" }],
   ["of only white space", { text: " \n\t\r\n " }],
+  ["that no one can see", { text: "\u200B\u00AD \u2060\u2800\u3164\u0301" }],
   ["of only control characters", { text: "\u0000\u0007\u001B\u007F\u0085" }],
   ["of 2,001 letters", { text: "x".repeat(2001) }],
   ["of over 8,192 bytes", { text: "\u{1D11E}".repeat(2000) + "\u0301".repeat(97) }],

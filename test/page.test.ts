@@ -729,7 +729,7 @@ test("removing a member revokes the old link, shows a new one, and tells the rem
   await page.waitForFunction((old) => document.querySelector<HTMLInputElement>("#link")?.value !== old, link);
   await assert.rejects(joinByApi(site, link, "Mia"));
   await joinByApi(site, await readInviteLink(page), "Noa");
-  await page.getByText("Mia left").waitFor();
+  await page.getByText("Mia was removed").waitFor();
   await mia.getByRole("button", { name: "Back to the start" }).click();
   await mia.getByRole("button", { name: "Start a chat" }).waitFor();
   assert.equal(await mia.locator("#chats li").count(), 0);
@@ -741,7 +741,7 @@ test("removing a member with the checkbox cleared keeps the link valid", async (
   await page.getByRole("button", { name: "Remove Jonas" }).click();
   await page.getByLabel("Also turn off the old invitation link").uncheck();
   await page.getByRole("button", { name: "Remove", exact: true }).click();
-  await page.getByText("Jonas left").waitFor();
+  await page.getByText("Jonas was removed").waitFor();
   await joinByApi(site, link, "Jonas");
 });
 

@@ -117,6 +117,18 @@ test("a stream's members are those of a poll, including `online` and `you`", asy
   assert.deepEqual(line.members, (await ben.read()).members);
 });
 
+test("a stream lists the ids of members that the creator removed", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.chat("Ana", "Ben");
+  const stream = await openStream(t, ana);
+  await stream.members();
+  await ana.remove("2");
+  for (const reader of [stream, await openStream(t, ana)]) {
+    const line = await reader.next();
+    assert.deepEqual("removed" in line && line.removed, ["2"]);
+  }
+});
+
 test("a stream starts after `since`, and with `latest` at the next message", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.chat("Ana");

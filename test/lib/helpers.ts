@@ -217,7 +217,11 @@ interface WireTypes {
   StreamLine: StreamLine;
   Error: ErrorReply;
 }
-export type StreamLine = { members: MemberView[]; cursor: number } | { missed: true } | MessageView | ErrorReply;
+export type StreamLine =
+  | { members: MemberView[]; cursor: number; removed?: string[] }
+  | { missed: true }
+  | MessageView
+  | ErrorReply;
 
 /** Gives a value from JSON its wire type. Asserts that it matches the schema, as bytes from raw sockets are unchecked. */
 export function readAs<Name extends keyof WireTypes>(name: Name, value: unknown): WireTypes[Name] {

@@ -8,6 +8,8 @@ export interface Chat {
   lastMemberId: number;
   messages: Message[];
   cursor: number;
+  /** The ids of the members that the creator removed. */
+  removed: string[];
   generation: number;
   /** Stands for the newest invitation. */
   code: { text: string; expiresAt: number; invitation: Invitation } | undefined;
@@ -93,6 +95,7 @@ export class Model {
       lastMemberId: 0,
       messages: [],
       cursor: 0,
+      removed: [],
       generation: 0,
       code: undefined,
       buckets: new Map(),
@@ -187,6 +190,7 @@ export class Model {
   remove(credential: Credential, target: Chat, id: number): void {
     const member = this.#creator(credential, target).chat.members.find((each) => each.id === id);
     if (!member) throw new ModelError("not_found");
+    if (id !== 1) member.chat.removed.push(String(id));
     this.#free([member], "revoked_token");
   }
 
@@ -321,6 +325,7 @@ export class Model {
         you: member === reader,
       })),
       expires_at: iso(reader.expiresAt),
+      ...(chat.removed.length > 0 && { removed: chat.removed.slice(-6) }),
     };
   }
 }
