@@ -711,9 +711,9 @@ type SameNames<T, Name> = T extends string
 
 /**
  * The page's language, in the regional form that this browser prefers: an English page shows 14:05 to a British reader
- * and 2:05 PM to an American one.
+ * and 2:05 PM to an American one. (Chromium without a locale reports "en-US@posix", which `Intl` rejects.)
  */
-const LOCALE = navigator.languages.find((tag) => tag.startsWith(LANGUAGE)) ?? LANGUAGE;
+const LOCALE = navigator.languages.find((tag) => tag.startsWith(LANGUAGE) && /^[\w-]+$/.test(tag)) ?? LANGUAGE;
 const PLURALS = new Intl.PluralRules(LOCALE);
 const NUMBERS = new Intl.NumberFormat(LOCALE);
 

@@ -1,4 +1,4 @@
-// How the page adapts to the way it is displayed: a larger font, forced colors, paper, long names.
+// How the page adapts to the way it is displayed: a larger font, forced colors, paper, long names, an odd language.
 
 import assert from "node:assert/strict";
 import { after as afterAll, before as beforeAll, test } from "node:test";
@@ -129,4 +129,12 @@ test("at 320 pixels the clock beside a long message that is being sent is not cu
   assert.equal(left.length, 3);
   assert.ok(Math.min(...left) >= 0, String(left));
   await page.unrouteAll();
+});
+
+test("a browser that reports a malformed language still shows the page", async (t) => {
+  const site = await startSite(t);
+  const { page } = await newPerson(t, browser);
+  await page.addInitScript(() => Object.defineProperty(navigator, "languages", { value: ["en-US@posix", "en"] }));
+  await page.goto(site.origin);
+  await page.getByRole("button", { name: "Start a chat" }).waitFor();
 });
