@@ -729,7 +729,7 @@ test("removing a member revokes the old link, shows a new one, and tells the rem
   await page.waitForFunction((old) => document.querySelector<HTMLInputElement>("#link")?.value !== old, link);
   await assert.rejects(joinByApi(site, link, "Mia"));
   await joinByApi(site, await readInviteLink(page), "Noa");
-  await page.getByText("Mia was removed").waitFor();
+  await page.getByText("Mia was removed", { exact: true }).waitFor();
   await mia.getByRole("button", { name: "Back to the start" }).click();
   await mia.getByRole("button", { name: "Start a chat" }).waitFor();
   assert.equal(await mia.locator("#chats li").count(), 0);

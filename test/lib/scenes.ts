@@ -376,7 +376,7 @@ export const SCENES = {
     await page.click("#seats");
     await page.getByLabel("Remove Mia").click();
     await page.click("#confirm");
-    await page.getByText("Mia was removed").waitFor();
+    await page.getByText("Mia was removed, so").waitFor();
     await waitForLink(page);
   },
   async "dialog-replace"(page) {
