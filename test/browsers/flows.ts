@@ -219,7 +219,7 @@ async function insertAndSend(person: Person, text: string): Promise<void> {
 async function untilSent(person: Person): Promise<void> {
   await until(person, "the message is sent", () => {
     const own = document.querySelectorAll(".own");
-    return own.length > 0 && !document.querySelector(".sending, .failed");
+    return own.length > 0 && !document.querySelector(".sending, .unsent, .failed");
   });
 }
 

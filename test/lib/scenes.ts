@@ -297,6 +297,16 @@ export const SCENES = {
     await page.locator(".message").nth(2).waitFor();
     await setVisible(page, true);
   },
+  async "log-members-gone"(page) {
+    const [ana, jonas, mia] = await createChat(site, "Ana", "Jonas", "Mia");
+    await postByApi(site, mia, "I have to go, good night");
+    await openChat(page, ana, "Jonas");
+    await page.locator(".message").waitFor();
+    await call(site, "POST", `/${mia.chat_id}/leave`, mia.session_token);
+    await page.getByText("Mia left").waitFor();
+    await call(site, "DELETE", `/${ana.chat_id}/members/${jonas.member_id}`, ana.session_token);
+    await page.getByText("Jonas was removed").waitFor();
+  },
   async "log-midnight"(page) {
     const midnight = new Date().setHours(0, 0, 0, 0);
     clockLag = Date.now() - midnight + MINUTE;
