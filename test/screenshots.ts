@@ -1,15 +1,22 @@
 // Takes screenshots of every state of the page, for a person to review: `node test/screenshots.ts`, after a build.
 // They go to dist/screenshots/. With an argument, it takes only those whose scene and screen ("log-full phone-dark")
-// contain the argument. With --readme it takes the README's two pictures instead, into docs/. To make those smaller,
-// run `pngquant --force --ext .png docs/*.png`.
+// contain the argument. With --language de it takes them in German, into dist/screenshots/de/. With --readme it takes
+// the README's two pictures instead, into docs/. To make those smaller, run `pngquant --force --ext .png docs/*.png`.
 
 import { mkdirSync } from "node:fs";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
 import type { Browser, BrowserContextOptions } from "playwright-core";
 import { launchBrowser } from "./lib/browser.ts";
 import { closeScenes, openReadmeChat, openScenes, type Scene, SCENES } from "./lib/scenes.ts";
 
-const FOLDER = fileURLToPath(new URL("../dist/screenshots/", import.meta.url));
+const { values: flags, positionals } = parseArgs({
+  options: { language: { type: "string" }, readme: { type: "boolean" } },
+  allowPositionals: true,
+});
+const locale = flags.language ?? "en-GB";
+const FOLDER = fileURLToPath(new URL(`../dist/screenshots/${flags.language ?? ""}`, import.meta.url));
 const DOCS = fileURLToPath(new URL("../docs/", import.meta.url));
 const phone = { hasTouch: true, isMobile: true, deviceScaleFactor: 2 };
 const SCREENS: Record<string, BrowserContextOptions> = {
@@ -34,14 +41,14 @@ async function takeAll(browser: Browser, wanted: string): Promise<void> {
   for (const screen of Object.keys(SCREENS)) {
     for (const [name, scene] of Object.entries(SCENES)) {
       if (!`${name} ${screen}`.includes(wanted)) continue;
-      await takeScreenshot(browser, screen, scene, `${FOLDER}${name}.${screen}.png`);
+      await takeScreenshot(browser, screen, scene, join(FOLDER, `${name}.${screen}.png`));
     }
   }
 }
 
 /** Uses a new browser context for each screenshot, so no scene finds what another one has left in the storage. */
 async function takeScreenshot(browser: Browser, screen: string, scene: Scene, file: string): Promise<void> {
-  const context = await browser.newContext({ locale: "en-GB", reducedMotion: "reduce", ...SCREENS[screen] });
+  const context = await browser.newContext({ locale, reducedMotion: "reduce", ...SCREENS[screen] });
   context.setDefaultTimeout(8000);
   const page = await context.newPage();
   try {
@@ -57,8 +64,8 @@ async function takeScreenshot(browser: Browser, screen: string, scene: Scene, fi
 
 const browser = await launchBrowser("system");
 await openScenes();
-const [wanted = ""] = process.argv.slice(2);
-if (wanted === "--readme") {
+const [wanted = ""] = positionals;
+if (flags.readme) {
   await takeScreenshot(browser, "desktop-light", openReadmeChat, `${DOCS}chat.png`);
   await takeScreenshot(browser, "phone-dark", openReadmeChat, `${DOCS}chat-phone.png`);
 } else {

@@ -6,6 +6,7 @@ import type { Browser, BrowserContextOptions, Page } from "playwright-core";
 import type { InviteReply, MessageView, Session } from "../../server.ts";
 import { newPerson, startSite, type TestSite } from "./browser.ts";
 import { send } from "./helpers.ts";
+import { waitForText } from "./texts.ts";
 
 export const PHONE = { viewport: { width: 320, height: 568 }, hasTouch: true, isMobile: true };
 
@@ -15,21 +16,21 @@ export const PHONE = { viewport: { width: 320, height: 568 }, hasTouch: true, is
 /** Starts a chat and returns its invitation link. */
 export async function start(page: Page, { origin }: Pick<TestSite, "origin">, name = "Ana"): Promise<string> {
   await page.goto(origin);
-  await page.getByLabel("Your name").fill(name);
-  await page.getByRole("button", { name: "Start a chat" }).click();
+  await page.fill("#name", name);
+  await page.click("#joinSubmit");
   return readInviteLink(page);
 }
 
 /** Waits until the page shows an invitation link, and returns it. */
 export async function readInviteLink(page: Page): Promise<string> {
   await page.waitForFunction(() => document.querySelector<HTMLInputElement>("#link")?.value);
-  return page.getByLabel("Invitation link", { exact: true }).inputValue();
+  return page.inputValue("#link");
 }
 
 export async function join(page: Page, link: string, name: string): Promise<void> {
   await page.goto(link);
-  await page.getByLabel("Your name").fill(name);
-  await page.getByRole("button", { name: "Join" }).click();
+  await page.fill("#name", name);
+  await page.click("#joinSubmit");
   await waitForLog(page);
 }
 
@@ -39,8 +40,8 @@ export async function waitForLog(page: Page): Promise<void> {
 }
 
 export async function sendMessage(page: Page, text: string): Promise<void> {
-  await page.getByLabel("Message", { exact: true }).fill(text);
-  await page.getByRole("button", { name: "Send" }).click();
+  await page.fill("#message", text);
+  await page.click("#send");
 }
 
 /** Waits until the log consists of exactly these messages, all of them sent. */
@@ -54,7 +55,7 @@ export async function waitForMessages(page: Page, ...texts: string[]): Promise<v
 /** Waits until the log has this many messages that wait for the connection. */
 export async function waitForUnsent(page: Page, count: number): Promise<void> {
   await page.waitForFunction((wanted) => document.querySelectorAll(".unsent > .bubble").length === wanted, count);
-  await page.getByText("Will be sent when the connection is back").waitFor();
+  await waitForText(page, "message.unsent");
 }
 
 /** Waits until the home screen shows a notice with this text. */
@@ -64,7 +65,7 @@ export async function waitForNotice(page: Page, text: RegExp): Promise<void> {
 }
 
 export async function openPeople(page: Page): Promise<void> {
-  await page.getByRole("button", { name: /^People/ }).click();
+  await page.click("#seats");
 }
 
 /** Returns the session that the browser has stored for the chat on the screen. */
@@ -106,6 +107,16 @@ export function findOverflowing(page: Page): Promise<string[]> {
     [document.documentElement, ...document.querySelectorAll("#log, dialog, .bubble:not(:focus)")]
       .filter((element) => element.scrollWidth > element.clientWidth + 1)
       .map((element) => element.id || element.className || element.tagName),
+  );
+}
+
+/** Returns the texts that are wider than their elements. Names in titles are cut on purpose. */
+export function findCutTexts(page: Page): Promise<string[]> {
+  return page.evaluate(() =>
+    [...document.querySelectorAll<HTMLElement>("button, label, a, h1, h2, p, li, span")]
+      .filter((element) => element.checkVisibility() && !element.closest("#title, .title, .unseen, .meta"))
+      .filter((element) => element.clientWidth > 0 && element.scrollWidth > element.clientWidth + 1)
+      .map((element) => element.id || element.textContent),
   );
 }
 

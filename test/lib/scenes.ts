@@ -5,6 +5,7 @@ import type { Page } from "playwright-core";
 import { createApp, type Session } from "../../server.ts";
 import { openSite, type TestSite } from "./browser.ts";
 import { call, setVisible, createChat, createInvite, postByApi, waitForLog, waitForUnsent } from "./people.ts";
+import { waitForText } from "./texts.ts";
 
 const MINUTE = 60_000;
 
@@ -172,7 +173,7 @@ export const SCENES = {
     await storeSessions(page, []);
     await page.route("**/addresses", (route) => route.fulfill({ json: { addresses: ["http://192.168.1.20:8080"] } }));
     await page.goto(site.origin);
-    await page.getByText("Others on this Wi-Fi").waitFor();
+    await waitForText(page, "home.address");
   },
   async "home-name-missing"(page) {
     await storeSessions(page, []);
@@ -203,24 +204,24 @@ export const SCENES = {
     await page.click("#seats");
     await page.click("#leave");
     await page.click("#confirm");
-    await page.getByText("You left the chat").waitFor();
+    await waitForText(page, "notice.left");
   },
   async "home-chat-full"(page) {
     await storeSessions(page, []);
     await openInvite(page, fullLogSessions[0]);
-    await page.locator("#notice").filter({ hasText: "full" }).waitFor();
+    await waitForText(page, "invite.chatFull");
   },
   async join(page) {
     const [creator] = await createChat(site, "Ana", "Jonas", "שירה");
     await storeSessions(page, []);
     await openInvite(page, creator);
-    await page.getByText("There is room for 3 more").waitFor();
+    await waitForText(page, "join.room", 3);
   },
   async "join-name-taken"(page) {
     await SCENES.join(page);
     await page.fill("#name", "Jonas");
     await page.click("#joinSubmit");
-    await page.getByText("already called").waitFor();
+    await waitForText(page, "name.taken");
   },
   async "chat-new"(page) {
     const [creator] = await createChat(site, "Ana");
@@ -234,7 +235,7 @@ export const SCENES = {
     await page.goto(`${site.localOrigin}/${session.chat_id}`);
     await waitForLink(page);
     await page.click("#copy");
-    await page.getByText("Copied").waitFor();
+    await waitForText(page, "copy.done");
   },
   async "chat-new-with-messages"(page) {
     const [creator, ...guests] = await createChat(site, "Ana", "Jonas", "Mia");
@@ -245,7 +246,7 @@ export const SCENES = {
   async "chat-empty"(page) {
     const [, guest] = await createChat(site, "Ana", "Jonas");
     await openChat(page, guest, "Ana");
-    await page.getByText("No messages yet").waitFor();
+    await waitForText(page, "chat.empty");
   },
   async "log-full"(page) {
     await openFullLog(page);
@@ -266,7 +267,7 @@ export const SCENES = {
     await page.locator(".message").nth(23).waitFor();
     await page.evaluate(() => document.querySelector("#log")?.scrollTo(0, 100));
     for (let n = 0; n < 3; n++) await postByApi(site, jonas, "Something new");
-    await page.getByText("3 new messages").waitFor();
+    await waitForText(page, "log.below", 3);
   },
   async "message-long"(page) {
     await openFullLog(page);
@@ -335,7 +336,7 @@ export const SCENES = {
       await page.fill("#message", text);
       await page.click("#send");
     }
-    await page.getByText("Connection lost").waitFor();
+    await waitForText(page, "chat.offline");
     await waitForUnsent(page, 3);
   },
   async "message-refused"(page) {
@@ -348,7 +349,7 @@ export const SCENES = {
       await page.fill("#message", text);
       await page.click("#send");
     }
-    await page.getByText("can't be sent").last().waitFor();
+    await waitForText(page, "error.message");
   },
   async "message-stale"(page) {
     const ana = await openChatWithQuestion(page, "Are you still there?");
@@ -357,8 +358,8 @@ export const SCENES = {
       localStorage.setItem(`watch-party unsent ${id} old`, JSON.stringify(old));
     }, ana.chat_id);
     await page.reload();
-    await page.getByText("This may already have been sent").waitFor();
-    await page.getByRole("button", { name: "Send again?" }).waitFor();
+    await waitForText(page, "message.stale");
+    await page.locator("[data-action=resendMessage]").waitFor();
   },
   async "storage-full"(page) {
     await openChatWithQuestion(page, "Can you hear me?");
@@ -369,7 +370,7 @@ export const SCENES = {
     });
     await page.fill("#message", "Yes");
     await page.click("#send");
-    await page.getByText("This browser saves nothing").waitFor();
+    await waitForText(page, "chat.unsaved");
   },
   async "chat-closing"(page) {
     await openChat(page, closingSessions[0], "Jonas");
@@ -384,7 +385,7 @@ export const SCENES = {
     await openChat(page, creator, "Jonas");
     await page.locator("#seats .seat").nth(2).waitFor();
     await page.click("#seats");
-    await page.getByLabel("Remove Mia").click();
+    await page.click("[data-action=askToRemove][data-id='3']");
     await page.click("#confirm");
     await page.getByText("Mia was removed, so").waitFor();
     await waitForLink(page);
@@ -410,9 +411,9 @@ export const SCENES = {
     await call(site, "POST", `/${ana.chat_id}/leave`, ana.session_token);
     await postByApi(site, mia, "Let's continue here: http://192.168.1.20:8080/AAAAAAAAAAAAAAAA#invite=AAAAAAAAAAA");
     await openChat(page, mia, "Jonas");
-    await page.getByText("Join the new chat").waitFor();
+    await waitForText(page, "message.joinLink");
     await page.click("#seats");
-    await page.getByRole("button", { name: "Continue in a new chat" }).waitFor();
+    await page.locator("#people [data-action=continueChat]").waitFor();
   },
   /** As on https and localhost, in a browser that refuses notifications. */
   async "dialog-people-secure"(page) {
@@ -422,11 +423,11 @@ export const SCENES = {
     });
     await page.click("#seats");
     await page.click("#notify");
-    await page.getByText("does not allow notifications").waitFor();
+    await waitForText(page, "people.notifyBlocked");
   },
   async "dialog-remove"(page) {
     await SCENES["dialog-people-creator"](page);
-    await page.getByLabel("Remove Jonas").click();
+    await page.click("[data-action=askToRemove][data-id='2']");
   },
   async "dialog-leave"(page) {
     await SCENES["dialog-people-creator"](page);
@@ -443,26 +444,26 @@ export const SCENES = {
   async "dialog-api-token-shown"(page) {
     await SCENES["dialog-api"](page);
     await page.click("#toggleTokens");
-    await page.getByText("Hide the token").waitFor();
+    await waitForText(page, "api.hide");
   },
   async ended(page) {
     const [creator, guest] = await createChat(site, "Ana", "Jonas");
     await openChat(page, guest, "Ana");
     await page.fill("#message", "One more thing: thank you all, this was");
     await call(site, "DELETE", `/${creator.chat_id}`, creator.session_token);
-    await page.getByText("has ended").waitFor();
+    await waitForText(page, "ended.chat");
   },
   async "ended-removed"(page) {
     const [creator, guest] = await createChat(site, "Ana", "Jonas");
     await openChat(page, guest, "Ana");
     await waitForLog(page);
     await call(site, "DELETE", `/${creator.chat_id}/members/${guest.member_id}`, creator.session_token);
-    await page.getByText("goes on without you").waitFor();
+    await waitForText(page, "ended.goesOn");
   },
   async "home-unsent-text"(page) {
     await SCENES.ended(page);
     await page.goto(site.origin);
-    await page.getByText("ended, unsent text").waitFor();
+    await waitForText(page, "home.unsent");
   },
 } satisfies Record<string, Scene>;
 
