@@ -174,24 +174,31 @@ async function bundleScript() {
     plugins: [{ name: "texts", setup }],
     write: false,
   });
-  return result.outputFiles[0].text.trim();
+  // Events are known by a sentence in the source. A number tells them apart as well.
+  const events = new Set(Array.from(read("client.ts").matchAll(/type: ("[a-zA-Z]+ [a-zA-Z ]+")/g), ([, name]) => name));
+  return numberStrings(result.outputFiles[0].text.trim(), [...events]);
+}
+
+/** Replaces each of these strings, which are in quotes, by its number in quotes, which is shorter. */
+function numberStrings(code, strings) {
+  return strings.reduce((text, string, index) => text.replaceAll(string, `"${index}"`), code);
 }
 
 /** The page in one language, with inline style and script. Its headers allow only this style and script. */
 function buildPage(template, style, tag, texts) {
   const dir = new Intl.Locale(tag).getTextInfo().direction;
-  const [keys, values] = [Object.keys(texts), Object.values(texts).map(shortenForms)];
-  // A text's number is shorter than its key.
-  const numberKeys = (code) => keys.reduce((text, key, index) => text.replaceAll(`"${key}"`, `"${index}"`), code);
+  const [keys, values] = [Object.keys(texts).map((key) => `"${key}"`), Object.values(texts).map(shortenForms)];
   // Replacements are functions, because in a replacement string "$&" and similar patterns have a meaning.
-  const script = numberKeys(template)
+  const script = numberStrings(template, keys)
     .replace("THE_LANGUAGE", () => `"${tag}"`)
     .replace("THE_DIRECTION", () => `"${dir}"`)
     .replace("THE_TEXTS", () => JSON.stringify(values).replace(/"(\w+)":/g, "$1:"));
   if (/<\/script|<!--/i.test(script)) throw new Error("The script would end its own element.");
-  // Remove the markup's indentation before inserting script and style, because their bytes must match the hashes.
-  const page = numberKeys(read("index.html").replace(/^\s+/gm, ""))
-    .replace('lang="en"', `lang="${tag}" dir="${dir}"`)
+  // Shorten the markup before inserting script and style, because their bytes must match the hashes.
+  const page = numberStrings(read("index.html"), keys)
+    .replace(/\n\s*(?=<)/g, "")
+    .replace(/="([\w.-]+)"/g, "=$1")
+    .replace("lang=en", `lang=${tag} dir=${dir}`)
     .replace(/\{([a-z]+\.\w+)\}/g, (_, key) => escapeHtml(texts[key]))
     .replace(/<style>[^]*?<\/style>/, () => `<style>${style}</style>`)
     .replace(/<script[^>]*><\/script>/, () => `<script type="module">${script}</script>`);

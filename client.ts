@@ -753,37 +753,6 @@ function isTextKey(key: string | undefined): key is TextKey {
 /** An error code of the API, or "unreachable" if the server did not answer. */
 type Code = ErrorCode | "unreachable";
 
-/** A sentence for each error. Those that only a fault in this page could cause are internal. */
-const ERROR_TEXTS: Readonly<Record<Code, PlainKey>> = {
-  unreachable: "error.unreachable",
-  internal: "error.internal",
-  timeout: "error.unreachable",
-  rate_limited: "error.rateLimited",
-  server_full: "error.serverFull",
-  stopping: "error.stopping",
-  invalid_username: "error.name",
-  invalid_text: "error.message",
-  too_large: "error.message",
-  not_creator: "error.creatorOnly",
-  username_taken: "error.name",
-  chat_full: "invite.chatFull",
-  chat_not_found: "ended.chat",
-  revoked_token: "ended.removed",
-  expired_token: "ended.time",
-  invalid_token: "ended.restarted",
-  wrong_chat: "invite.invalid",
-  invalid_code: "error.code",
-  bad_request: "error.internal",
-  headers_too_large: "error.internal",
-  invalid_json: "error.internal",
-  invalid_cursor: "error.internal",
-  invalid_wait: "error.internal",
-  invalid_key: "error.internal",
-  missing_token: "error.internal",
-  method_not_allowed: "error.internal",
-  not_found: "error.internal",
-};
-
 /** The codes with which a session ends. */
 type EndCode = "revoked_token" | "chat_not_found" | "expired_token" | "invalid_token";
 
@@ -795,6 +764,21 @@ const SESSION_END_TEXTS: Readonly<Record<EndCode, PlainKey>> = {
   invalid_token: "ended.restarted",
 };
 
+/** The sentences for errors that a person can meet. Others come from a fault in the page or on the host. */
+const ERROR_TEXTS: Partial<Record<Code, PlainKey>> = {
+  ...SESSION_END_TEXTS,
+  unreachable: "error.unreachable",
+  timeout: "error.unreachable",
+  rate_limited: "error.rateLimited",
+  server_full: "error.serverFull",
+  stopping: "error.stopping",
+  invalid_username: "error.name",
+  invalid_text: "error.message",
+  too_large: "error.message",
+  not_creator: "error.creatorOnly",
+  invalid_code: "error.code",
+};
+
 /** Why an invitation cannot be used. Whether it can is decided by `endsInvite`. */
 const INVITE_END_TEXTS: Partial<Record<Code, PlainKey>> = {
   chat_full: "invite.chatFull",
@@ -804,13 +788,9 @@ const INVITE_END_TEXTS: Partial<Record<Code, PlainKey>> = {
   invalid_token: "invite.invalid",
 };
 
-/** Returns the sentence for a failed request: from `texts`, else from ERROR_TEXTS, else a newer server's own. */
-export function describeFailure(
-  { code, message }: Pick<Failure, "code" | "message">,
-  texts: Partial<Record<Code, PlainKey>> = {},
-): string {
-  const key: PlainKey | undefined = texts[code] ?? ERROR_TEXTS[code];
-  return key ? getText(key) : message;
+/** Returns the sentence for a failed request: from `texts`, else from ERROR_TEXTS, else a general one. */
+export function describeFailure({ code }: Pick<Failure, "code">, texts: Partial<Record<Code, PlainKey>> = {}): string {
+  return getText(texts[code] ?? ERROR_TEXTS[code] ?? "error.internal");
 }
 
 // ---------------------------------------------------------------------------------------------------------
@@ -1326,8 +1306,6 @@ interface Failure {
   code: Code;
   /** The HTTP status; 0 if there was no answer at all. */
   status: number;
-  /** The server's own sentence, in English. */
-  message: string;
   /** In seconds; 0 if the server did not ask to wait. */
   retryAfter: number;
 }
@@ -1386,15 +1364,15 @@ async function request<T>(method: string, path: string, options: ApiOptions): Pr
     return response.ok ? { isOk: true, value: reply as T } : readFailure(response, reply);
   } catch {
     // No network, a timeout, or an abort: the request may or may not have taken effect.
-    return { isOk: false, code: "unreachable", status: 0, message: "", retryAfter: 0 };
+    return { isOk: false, code: "unreachable", status: 0, retryAfter: 0 };
   }
 }
 
 /** A proxy or a hotel's Wi-Fi may answer instead of the server. That counts as no answer from it. */
 function readFailure(response: Response, reply: unknown): Failure {
-  const { error, message } = isErrorReply(reply) ? reply : { error: "unreachable" as const, message: "" };
+  const code = isErrorReply(reply) ? reply.error : "unreachable";
   const retryAfter = Number(response.headers.get("Retry-After"));
-  return { isOk: false, code: error, status: response.status, message, retryAfter };
+  return { isOk: false, code, status: response.status, retryAfter };
 }
 
 function isErrorReply(reply: unknown): reply is ErrorReply {

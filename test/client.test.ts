@@ -685,11 +685,15 @@ test("placeholders are replaced once and literally, and the count selects the pl
   for (const forms of plurals) assert.deepEqual(Object.keys(forms), ["one", "other"]);
 });
 
-test("an error shows the page's sentence, or the server's if the page has none", () => {
-  const sentence = "The server's sentence.";
-  assert.equal(describeFailure({ code: "server_full", message: sentence }), TEXTS["error.serverFull"]);
-  assert.equal(describeFailure({ code: "unreachable", message: "" }), TEXTS["error.unreachable"]);
-  assert.equal(describeFailure({ code: "expired_token", message: sentence }), TEXTS["ended.time"]);
+test("an error shows the page's own sentence, and a general one if it cannot concern the person", () => {
+  assert.equal(describeFailure({ code: "server_full" }), TEXTS["error.serverFull"]);
+  assert.equal(describeFailure({ code: "unreachable" }), TEXTS["error.unreachable"]);
+  assert.equal(describeFailure({ code: "expired_token" }), TEXTS["ended.time"]);
+  assert.equal(
+    describeFailure({ code: "expired_token" }, { expired_token: "invite.expired" }),
+    TEXTS["invite.expired"],
+  );
+  assert.equal(describeFailure({ code: "invalid_cursor" }), TEXTS["error.internal"]);
 });
 
 test("a full chat ends an invitation but no session, and a temporary error ends neither", () => {

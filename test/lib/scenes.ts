@@ -184,9 +184,9 @@ export const SCENES = {
   async "home-code-wrong"(page) {
     await storeSessions(page, []);
     await page.goto(site.origin);
-    await page.getByLabel("Join with a code").pressSequentially("K7QF2M9X");
+    await page.locator("#codeField").pressSequentially("K7QF2M9X");
     await page.keyboard.press("Enter");
-    await page.getByText("No invitation has this code").waitFor();
+    await waitForText(page, "error.code");
   },
   async "home-saved-chats"(page) {
     const [other] = await createChat(site, "Ana", "Mia");
