@@ -166,7 +166,12 @@ async function buildPages(locales) {
 /** The page's script, with THE_TEXTS, THE_LANGUAGE and THE_DIRECTION in the place of what differs between languages. */
 async function bundleScript() {
   const contents = "export const TEXTS = THE_TEXTS, LANGUAGE = THE_LANGUAGE, DIRECTION = THE_DIRECTION";
-  const setup = ({ onLoad }) => onLoad({ filter: /\btexts\.ts$/ }, () => ({ contents }));
+  const setup = ({ onLoad }) => {
+    onLoad({ filter: /\btexts\.ts$/ }, () => ({ contents }));
+    onLoad({ filter: /\blean-qr\b.*nano\.mjs$/ }, (file) => ({
+      contents: withoutCanvas(readFileSync(file.path, "utf8")),
+    }));
+  };
   const result = await build({
     ...bundleOptions("client.ts", "esm"),
     platform: "browser",
@@ -177,6 +182,13 @@ async function bundleScript() {
   // Events are known by a sentence in the source. A number tells them apart as well.
   const events = new Set(Array.from(read("client.ts").matchAll(/type: ("[a-zA-Z]+ [a-zA-Z ]+")/g), ([, name]) => name));
   return numberStrings(result.outputFiles[0].text.trim(), [...events]);
+}
+
+/** The library for QR codes without two methods that draw. The page draws by itself, and esbuild keeps all methods. */
+function withoutCanvas(library) {
+  const shorter = library.replace(/,\w+\(\w+,\{on:[^]*?putImageData\([^)]*\)\}(?=\})/, "");
+  if (shorter === library) throw new Error("lean-qr has changed: its methods that draw are not where they were.");
+  return shorter;
 }
 
 /** Replaces each of these strings, which are in quotes, by its number in quotes, which is shorter. */
