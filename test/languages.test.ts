@@ -10,7 +10,7 @@ const BROWSER = { Accept: "text/html", "Accept-Encoding": "gzip" };
 const LANGUAGES = Object.keys(LOCALES);
 const RIGHT_TO_LEFT = new Set(["ar", "he"]);
 
-/** What browsers send, and the languages of the page in the order in which they suit. English always suits. */
+/** Headers of browsers, and the languages of the page that suit each, the best first. English always suits. */
 const HEADERS: [browser: string, header: string | undefined, ...languages: string[]][] = [
   ["Chrome in English (United States)", "en-US,en;q=0.9"],
   ["Safari in English (United Kingdom)", "en-GB,en;q=0.9"],
@@ -82,7 +82,7 @@ test("the server reads only the first 20 languages of a long header", async (t) 
   }
 });
 
-suite("the page fits into 24 KB, says its language and direction, and has a tag of its own in", () => {
+suite("the page fits into 24 KB, states its language and direction, and differs in its tag, in", () => {
   const tags = new Set<string>();
   for (const language of LANGUAGES) {
     test(language, async (t) => {
