@@ -100,11 +100,11 @@ export async function setVisible(page: Page, visible: boolean): Promise<void> {
 
 /**
  * Returns the elements with content wider than themselves: the page as a whole, the log, dialogs and bubbles. (Beside a
- * bubble with the focus stands its time.)
+ * bubble with the focus stands its time, and beside one that is being sent a sign.)
  */
 export function findOverflowing(page: Page): Promise<string[]> {
   return page.evaluate(() =>
-    [document.documentElement, ...document.querySelectorAll("#log, dialog, .bubble:not(:focus)")]
+    [document.documentElement, ...document.querySelectorAll("#log, dialog, .bubble:not(:focus, .sending > *)")]
       .filter((element) => element.scrollWidth > element.clientWidth + 1)
       .map((element) => element.id || element.className || element.tagName),
   );
@@ -115,7 +115,8 @@ export function findCutTexts(page: Page): Promise<string[]> {
   return page.evaluate(() =>
     [...document.querySelectorAll<HTMLElement>("button, label, a, h1, h2, p, li, span")]
       .filter((element) => element.checkVisibility() && !element.closest("#title, .title, .unseen, .meta"))
-      .filter((element) => element.clientWidth > 0 && element.scrollWidth > element.clientWidth + 1)
+      .filter((element) => element.textContent.trim() !== "" && element.clientWidth > 0)
+      .filter((element) => element.scrollWidth > element.clientWidth + 1)
       .map((element) => element.id || element.textContent),
   );
 }

@@ -184,7 +184,7 @@ export const SCENES = {
   async "home-code-wrong"(page) {
     await storeSessions(page, []);
     await page.goto(site.origin);
-    await page.locator("#codeField").pressSequentially("K7QF2M9X");
+    await page.locator("#typedCode").pressSequentially("K7QF2M9X");
     await page.keyboard.press("Enter");
     await waitForText(page, "error.code");
   },
