@@ -387,7 +387,7 @@ export const SCENES = {
     await page.click("#seats");
     await page.click("[data-action=askToRemove][data-id='3']");
     await page.click("#confirm");
-    await page.getByText("Mia was removed, so").waitFor();
+    await waitForText(page, "invite.removed");
     await waitForLink(page);
   },
   async "dialog-replace"(page) {
