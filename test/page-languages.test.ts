@@ -40,7 +40,11 @@ const NARROW = ["home", "join", "chat-new", "log-full", "dialog-people-creator",
 suite("in every other language, home and invitation fit on the narrowest phone", { concurrency: 2 }, () => {
   for (const language of LANGUAGES) {
     if (EXAMPLES.includes(language)) continue;
-    for (const name of NARROW) test(`${language} ${name}`, (t) => openIn(t, language, SCENES[name]).then(() => {}));
+    for (const name of NARROW) {
+      test(`${language} ${name}`, async (t) => {
+        await openIn(t, language, SCENES[name]);
+      });
+    }
   }
 });
 
