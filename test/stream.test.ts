@@ -1,15 +1,19 @@
 // The stream: one line of JSON per message, until the session ends.
 
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { type ClientRequest, type IncomingMessage, request } from "node:http";
 import type { Socket } from "node:net";
 import { createInterface } from "node:readline";
 import { test, type TestContext } from "node:test";
-import type { ErrorCode, MessageView } from "../server.ts";
+import { connect as connectTls } from "node:tls";
+import { createApp, type ErrorCode, type MessageView } from "../server.ts";
+import { selfSigned } from "./lib/certificate.ts";
 import {
   assertError,
   at,
   HOUR,
+  listen,
   LOCAL,
   type Member,
   pollOf,
@@ -91,6 +95,24 @@ class Stream {
 
 function openStream(t: TestContext, member: Member, query = ""): Promise<Stream> {
   return Stream.open(t, member.server.port, `/${member.chatId}${query}`, member.token);
+}
+
+function streamRequest({ chatId, token }: Pick<Member, "chatId" | "token">, version: "1.0" | "1.1"): string {
+  const headers = `Host: x\r\nAuthorization: Bearer ${token}\r\nAccept: application/x-ndjson`;
+  return `GET /${chatId} HTTP/${version}\r\n${headers}\r\n\r\n`;
+}
+
+/** Removes the chunked transfer coding (RFC 9112, section 7.1) from bytes read as Latin-1. Throws if it is malformed. */
+function decodeChunks(bytes: string): string {
+  let [text, rest] = ["", bytes];
+  while (rest !== "0\r\n\r\n") {
+    const [line = "", size = ""] = /^([0-9a-f]+)\r\n/.exec(rest) ?? [];
+    const end = line.length + parseInt(size, 16);
+    assert.equal(rest.slice(end, end + 2), "\r\n", rest.slice(0, 100));
+    text += rest.slice(line.length, end);
+    rest = rest.slice(end + 2);
+  }
+  return text;
 }
 
 test("a stream starts with the members and then sends each message, shaped as in a poll", async (t) => {
@@ -340,6 +362,90 @@ testInProcess(
     assert.equal(missed, gaps);
   },
 );
+
+test("a stream is valid chunked coding, also with text of several bytes per character, and ends as such", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.chat("Ana");
+  const wire = await Wire.open(t, server.port);
+  wire.write(streamRequest(ana, "1.1"));
+  await wire.waitFor(/"members"/);
+  for (const text of ["é".repeat(40), "日本".repeat(2_000).slice(0, 2_000), "last"]) {
+    await ana.say(text);
+    await wire.waitFor(new RegExp(Buffer.from(text).toString("latin1")));
+  }
+  await ana.send("DELETE");
+  await wire.waitFor(/chat_not_found[^]*0\r\n\r\n$/);
+  const [head = "", ...rest] = wire.received.split("\r\n\r\n");
+  assert.match(head, /\r\nTransfer-Encoding: chunked/);
+  const lines = Buffer.from(decodeChunks(rest.join("\r\n\r\n")), "latin1")
+    .toString()
+    .trimEnd()
+    .split("\n");
+  assert.deepEqual(
+    lines.map((line) => Object.keys(readAs("StreamLine", JSON.parse(line)))[0]),
+    ["members", "id", "id", "id", "error"],
+  );
+});
+
+test("a stream over HTTP/1.0 has no chunks and ends with the connection", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.chat("Ana");
+  const wire = await Wire.open(t, server.port);
+  wire.write(streamRequest(ana, "1.0"));
+  await wire.waitFor(/"members"/);
+  const message = await ana.say("hello");
+  await wire.waitFor(/hello/);
+  await ana.send("DELETE");
+  await until(() => wire.isClosed, "the connection to close");
+  const [head = "", body = ""] = wire.received.split("\r\n\r\n");
+  assert.doesNotMatch(head, /chunked/i);
+  assert.deepEqual(JSON.parse(at(body.split("\n"), 1)), message);
+  assert.match(body, /\n\{"error":"chat_not_found"[^\n]*\n$/);
+});
+
+testInProcess("a stream that ends while its reader is slow ends with the error, and nothing follows", async (t) => {
+  const server = await startServer(t);
+  const sockets: Socket[] = [];
+  server.app.server.on("connection", (socket: Socket) => sockets.push(socket));
+  const [ana, ben] = await server.chat("Ana", "Ben");
+  sockets.length = 0;
+  const reader = await Wire.open(t, server.port);
+  await until(() => sockets.length === 1, "the reader's connection");
+  reader.write(streamRequest(ben, "1.1"));
+  await reader.waitFor(/"members"/);
+  reader.socket.pause();
+  const creator = server.app.chats.get(ana.chatId)?.creator;
+  assert.ok(creator);
+  while (!at(sockets, 0).writableNeedDrain) {
+    server.app.chats.post(creator, "x".repeat(8_000), undefined);
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  // The reader misses this message, and then its seat is gone.
+  server.app.chats.post(creator, "too late", undefined);
+  await ana.send("DELETE", "/members/2");
+  reader.socket.resume();
+  await reader.waitFor(/revoked_token[^]*\r\n0\r\n\r\n$/);
+  const body = decodeChunks(reader.received.slice(reader.received.indexOf("\r\n\r\n") + 4));
+  assert.match(body, /\n\{"error":"revoked_token"[^\n]*\n$/);
+  assert.doesNotMatch(body, /too late/);
+});
+
+testInProcess("a stream over TLS sends each message at once", async (t) => {
+  const app = createApp({ tls: selfSigned() });
+  const port = await listen(app);
+  t.after(() => app.stop());
+  const { token, chat } = app.chats.create("Ana", undefined);
+  const socket = connectTls({ port, host: "127.0.0.1", rejectUnauthorized: false });
+  const wire = new Wire(socket);
+  t.after(() => socket.destroy());
+  await once(socket, "secureConnect");
+  wire.write(streamRequest({ chatId: chat.id, token }, "1.1"));
+  await wire.waitFor(/"members"/);
+  for (const text of ["one", "two"]) {
+    app.chats.post(at(chat.members, 0), text, undefined);
+    await wire.waitFor(new RegExp(`"text":"${text}"`));
+  }
+});
 
 test("streams whose readers disconnect leave nothing behind", async (t) => {
   const server = await startServer(t);

@@ -1,10 +1,10 @@
-// The upper limit: a node:http server that gives the same answer to every request. Its only argument is a file with
-// the answers: {"GET": {"headers", "body"}, "POST": {"headers", "body"}}.
+// The upper limit: a node:http server that gives the same answer to every request. Its first argument is a file with
+// the answers: {"GET": {"headers", "body"}, "POST": {"headers", "body"}}. A second argument, `tuned`, gives it our server's
+// options.
 
 import { readFileSync } from "node:fs";
 import { createServer, type ServerResponse } from "node:http";
 import { portOf, record } from "../lib/helpers.ts";
-import { answerMemory } from "./memory.ts";
 
 const answers = record(JSON.parse(readFileSync(process.argv[2] ?? "", "utf8")));
 const get = answerOf("GET");
@@ -21,7 +21,7 @@ function send(res: ServerResponse, status: number, { headers, body }: typeof get
   res.end(body);
 }
 
-const server = createServer((req, res) => {
+const server = createServer({ optimizeEmptyRequests: process.argv[3] === "tuned" }, (req, res) => {
   if (req.method === "GET") return send(res, 200, get);
   const chunks: Buffer[] = [];
   req.on("data", (chunk: Buffer) => chunks.push(chunk));
@@ -31,6 +31,5 @@ const server = createServer((req, res) => {
   });
 });
 
-answerMemory();
 server.keepAliveTimeout = 75_000;
 server.listen(0, "127.0.0.1", () => console.log(`http://127.0.0.1:${portOf(server.address())}`));

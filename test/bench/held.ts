@@ -45,7 +45,8 @@ export class Audience {
   async #openPoster(): Promise<void> {
     const socket = await openSocket(this.#rooms.target.port);
     socket.on("data", (part: string) => {
-      if (!part.startsWith("HTTP/1.1 20")) this.#failure ??= part;
+      // A part may start in the middle of an answer.
+      if (/HTTP\/1\.1 (?!20)/.test(part)) this.#failure ??= part;
     });
     this.#posters.push(socket);
   }
@@ -139,10 +140,10 @@ async function openSocket(port: number): Promise<Socket> {
 }
 
 /** Whether an answer with a Content-Length is complete. */
-function isWhole(text: string): boolean {
+export function isWhole(text: string): boolean {
   const head = text.indexOf("\r\n\r\n");
-  const at = text.indexOf("Content-Length: ");
-  return head > 0 && at > 0 && text.length >= head + 4 + parseInt(text.slice(at + 16, at + 26), 10);
+  const [, length] = /content-length: (\d+)/i.exec(text) ?? [];
+  return head > 0 && text.length >= head + 4 + Number(length);
 }
 
 /** Names figures: "<name> CPU" and "<name> p99". */

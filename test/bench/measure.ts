@@ -31,9 +31,14 @@ export function fileHere(name: string): string {
   return fileURLToPath(new URL(name, import.meta.url));
 }
 
+/** Starts a server on its core. */
+export function startTarget(command: readonly string[]): Promise<Target> {
+  return startAnywhere(["taskset", "-c", SERVER_CORE, ...command]);
+}
+
 /** Starts a server and waits until it has printed its address (http://127.0.0.1:port). */
-export async function startTarget(command: readonly string[]): Promise<Target> {
-  const child = spawn("taskset", ["-c", SERVER_CORE, ...command], { stdio: ["pipe", "pipe", "inherit"] });
+export async function startAnywhere([program = "", ...command]: readonly string[]): Promise<Target> {
+  const child = spawn(program, command, { stdio: ["pipe", "pipe", "inherit"] });
   let printed = "";
   child.stdout.setEncoding("utf8");
   child.stdout.on("data", (part: string) => (printed += part));
@@ -58,20 +63,35 @@ export async function stopTargets(): Promise<void> {
   await Promise.all([...running].map(stopTarget));
 }
 
-/** The memory that a server reports after a full garbage collection (`answerMemory`), in bytes. */
+/** The memory that a server reports after a full garbage collection (memory.ts), in bytes. */
 export interface Memory {
   rss: number;
   heap: number;
 }
 
 export async function memoryOf(target: Target): Promise<Memory> {
-  const { stdin, stdout } = target.child;
+  const [rss = 0, heap = 0] = await askTarget(target, "memory");
+  return { rss, heap };
+}
+
+/** The heap of a server as it is: bytes in use, and the collections since it was asked first, with their milliseconds. */
+export interface Heap {
+  used: number;
+  collections: number;
+  milliseconds: number;
+}
+
+export async function heapOf(target: Target): Promise<Heap> {
+  const [used = 0, collections = 0, milliseconds = 0] = await askTarget(target, "count");
+  return { used, collections, milliseconds };
+}
+
+async function askTarget({ child: { stdin, stdout } }: Target, question: "memory" | "count"): Promise<number[]> {
   if (!stdin || !stdout) throw new Error("A target has pipes.");
   const answer = once(stdout, "data");
-  stdin.write("memory\n");
+  stdin.write(`${question}\n`);
   const [line]: unknown[] = await answer;
-  const [rss = 0, heap = 0] = String(line).trim().split(" ").map(Number);
-  return { rss, heap };
+  return String(line).trim().split(" ").map(Number);
 }
 
 /** Microseconds of CPU time that a process, its threads and its children have used so far. */
@@ -119,27 +139,34 @@ export function shuffled<Item>(items: readonly Item[]): Item[] {
     .map(({ item }) => item);
 }
 
-/** A figure over all rounds: the median and both quartiles. */
+/** A figure over all rounds: the median, both quartiles, and the mean of the least disturbed tenth of the rounds. Other
+ * load on the machine only adds time, so the smallest figures are closest to the cost of the program itself. */
 export interface Summary {
   median: number;
   low: number;
   high: number;
+  least: number;
 }
 
 export function summarise(values: readonly number[]): Summary | undefined {
   const sorted = values.toSorted((a, b) => a - b);
   const at = (part: number): number => sorted[Math.round(part * (sorted.length - 1))] ?? 0;
-  return sorted.length === 0 ? undefined : { median: at(0.5), low: at(0.25), high: at(0.75) };
+  const tenth = sorted.slice(0, Math.ceil(sorted.length / 10));
+  const least = tenth.reduce((sum, each) => sum + each, 0) / tenth.length;
+  return sorted.length === 0 ? undefined : { median: at(0.5), low: at(0.25), high: at(0.75), least };
 }
 
 export function summaryOf(series: Series, name: string): Summary | undefined {
   return summarise(series.get(name) ?? []);
 }
 
-/** The ratio of two figures within each round, because a slow moment of the machine affects both. */
+/** The ratio of two figures within each round, because a slow moment of the machine affects both. `least` is the ratio of
+ * the least disturbed rounds of each. */
 export function ratioOf(series: Series, over: string, under: string): Summary | undefined {
   const divisors = series.get(under) ?? [];
   const dividends = series.get(over) ?? [];
-  if (dividends.length !== divisors.length) return undefined;
-  return summarise(dividends.map((each, round) => each / (divisors[round] ?? NaN)));
+  const ratio = summarise(dividends.map((each, round) => each / (divisors[round] ?? NaN)));
+  const [most, least] = [summarise(dividends)?.least, summarise(divisors)?.least];
+  if (dividends.length !== divisors.length || !ratio || most === undefined || least === undefined) return undefined;
+  return { ...ratio, least: most / least };
 }

@@ -96,6 +96,7 @@ export function idleRooms(target: Target): Rooms {
   return { target, isGreeted: true, listen: () => `GET / HTTP/1.1\r\n${HEADERS}\r\n`, post: () => "" };
 }
 
+/** `ws`, with posts from a reader's own WebSocket. */
 export function wsRooms(target: Target): Rooms {
   const key = createHash("md5").update("bench").digest("base64");
   const upgrade = `Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ${key}\r\n`;
@@ -106,6 +107,12 @@ export function wsRooms(target: Target): Rooms {
     listen: (room) => `GET /${room} HTTP/1.1\r\n${HEADERS}${upgrade}\r\n`,
     post: (_room, text) => frame(JSON.stringify({ text })),
   };
+}
+
+/** `ws`, with posts by HTTP. */
+export function wsRoomsByHttp(target: Target): Rooms {
+  const { isOwnSocket: _, ...rooms } = wsRooms(target);
+  return { ...rooms, post: (room, text) => postByHttp(`/${room}`, HEADERS, text) };
 }
 
 /** A WebSocket frame (RFC 6455, section 5.2) of a text below 126 bytes. A mask of zeros leaves the text as it is. */

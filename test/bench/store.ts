@@ -2,10 +2,8 @@
 // chat to FILE, with its id and its members' tokens.
 
 import { writeFileSync } from "node:fs";
-import { setFlagsFromString } from "node:v8";
 import { createApp } from "../../server.ts";
 import { portOf } from "../lib/helpers.ts";
-import { answerMemory } from "./memory.ts";
 
 const [chatCount = 0, messageCount = 0, seatCount = 0] = process.argv.slice(2, 5).map(Number);
 const { server, chats, sweep } = createApp({ rateLimit: false });
@@ -23,9 +21,6 @@ function fill(): void {
   writeFileSync(process.argv[5] ?? "", `${lines.join("\n")}\n`);
 }
 
-// Keeps V8's young generation small, as the program's flags do.
-setFlagsFromString("--semi-space-growth-factor=1");
 fill();
-answerMemory();
 setInterval(sweep, 250);
 server.listen(0, "127.0.0.1", () => console.log(`http://127.0.0.1:${portOf(server.address())}`));

@@ -15,6 +15,14 @@ export function requestLine(method: "GET" | "POST", path: string, token: string,
   return [method, path, token, text && JSON.stringify({ text })].join("\t");
 }
 
+/** The bytes of a request that `requestLine` describes. */
+export function rawRequest(line: string): string {
+  const [method = "", path = "", token = "", body = ""] = line.split("\t");
+  const content = body === "" ? [] : ["Content-Type: application/json", `Content-Length: ${Buffer.byteLength(body)}`];
+  const headers = ["Host: 127.0.0.1", "User-Agent: bench", "Accept: */*", `Authorization: Bearer ${token}`, ...content];
+  return `${method} ${path} HTTP/1.1\r\n${headers.join("\r\n")}\r\n\r\n${body}`;
+}
+
 /** Runs one round: sends the requests of a file in turn over 32 connections. Throws if any answer is an error. */
 export async function load(name: string, target: Target, file: string, seconds: number): Promise<Figures> {
   const before = cpuOf(target.pid);
