@@ -148,6 +148,22 @@ test("code is shown as it was typed, scrolls within its message, and its button 
   assert.equal(await messageField(page).inputValue(), script);
 });
 
+test("the focus ring of code in one's own message stands out from the bubble", async (t) => {
+  const { page } = await startChatWithJonas(t, browser);
+  await sendMessage(page, "```\ncode\n```");
+  await page.locator(".own pre").waitFor();
+  await messageField(page).focus();
+  for (const element of [".code button", "pre"]) {
+    await page.keyboard.press("Shift+Tab");
+    const own = page.locator(`.own ${element}:focus-visible`);
+    const { ring, color } = await own.evaluate((node) => {
+      const style = getComputedStyle(node);
+      return { ring: style.outlineColor, color: style.color };
+    });
+    assert.equal(ring, color, element);
+  }
+});
+
 test("the time of a message within a group is shown when the message or the log has the focus", async (t) => {
   const { site, page, jonas } = await startChatWithJonas(t, browser);
   for (const text of ["one", "two"]) await postByApi(site, jonas, text);
@@ -156,12 +172,12 @@ test("the time of a message within a group is shown when the message or the log 
     page.getByText(text, { exact: true }).evaluate((bubble) => getComputedStyle(bubble, "::after").content);
   assert.equal(await note("two"), "none");
   await page.getByText("two", { exact: true }).click();
-  assert.match(await note("two"), /^"\d\d:\d\d"$/);
+  assert.match(await note("two"), /^"\d\d:\d\d"/);
   assert.match((await page.getByText("two", { exact: true }).getAttribute("title")) ?? "", /20\d\d.*:\d\d:\d\d/);
   await messageField(page).focus();
   assert.equal(await note("two"), "none");
   await tabTo(page, "log", "Shift+Tab");
-  assert.match(await note("two"), /^"\d\d:\d\d"$/);
+  assert.match(await note("two"), /^"\d\d:\d\d"/);
   assert.equal(await note("one"), "none", "the first message of a group shows its time anyway");
 });
 
