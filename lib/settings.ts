@@ -1,5 +1,5 @@
 /*
- * What the program was told by its flags and by environment variables: every value is checked here, once. Nothing here
+ * The settings, from flags and environment variables. Every value is checked here, once. Nothing here
  * knows what the values are for.
  */
 import { parseArgs } from "node:util";
