@@ -20,7 +20,7 @@
 //   dist/watch-party-<version>-<platform>.deb     the same as a Debian package, for Linux
 //   dist/watch-party-<version>.cjs                dist/watch-party.cjs
 //   dist/watch-party-<version>.tgz                the folder dist/npm as a package for npm
-//   dist/watch-party-<version>-THIRD-PARTY-LICENSES.txt  the licences of Node and of the libraries in the page
+//   dist/watch-party-<version>-THIRD-PARTY-LICENSES.txt  the licences of Node and of lean-qr
 //   dist/SHA256SUMS                               checksums of all the files above
 //   dist/manifests/                               what Homebrew, Scoop and winget need (lib/manifests.mjs)
 //
@@ -527,7 +527,7 @@ function collectLicences() {
 
 function pageLicence() {
   const leanQr = JSON.parse(read("node_modules/lean-qr/package.json")).version;
-  return [`lean-qr ${leanQr}, in the page`, read("node_modules/lean-qr/LICENSE")];
+  return [`lean-qr ${leanQr}, for the QR codes`, read("node_modules/lean-qr/LICENSE")];
 }
 
 function joinLicences(introduction, licences) {

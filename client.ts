@@ -17,7 +17,6 @@
  *  4. The page works on `http://192.168.x.x`, where browsers have no clipboard, randomUUID, share or locks.
  *  5. The log shows the last 30 messages, and says so as soon as there may have been others.
  */
-import { generate } from "lean-qr/nano";
 import { DIRECTION, LANGUAGE, TEXTS } from "./dist/texts.ts";
 import type {
   AddressesReply,
@@ -147,7 +146,7 @@ export interface HomeState {
   /** The chats in which this browser has a seat or unsent text. The server may have ended some of them already. */
   chats: readonly SavedChat[];
   /** Where other devices can open the page, if this one is the host's own. Empty on every other device. */
-  address: string;
+  host: AddressesReply;
   /** The error shown at a field; empty if there is none. */
   fieldError: string;
   badField: Field;
@@ -239,7 +238,7 @@ export type NavigationEvent =
 export type JoinEvent =
   // The server no longer knows a chat of the list.
   | { type: "chats checked"; chats: readonly SavedChat[] }
-  | { type: "address found"; address: string }
+  | { type: "address found"; host: AddressesReply }
   | { type: "previewed"; preview: InvitePreview }
   // A request failed for a reason other than the name.
   | { type: "failed"; notice: string }
@@ -339,7 +338,7 @@ const HOME: HomeState = {
   notice: "",
   isNeutral: false,
   chats: [],
-  address: "",
+  host: { addresses: [], qr: "" },
   fieldError: "",
   badField: "name",
   isBusy: false,
@@ -366,7 +365,7 @@ function updateJoin(state: HomeState | JoinState, event: JoinEvent): State {
     case "chats checked":
       return state.screen === "home" ? { ...state, chats: event.chats } : state;
     case "address found":
-      return state.screen === "home" ? { ...state, address: event.address } : state;
+      return state.screen === "home" ? { ...state, host: event.host } : state;
     case "previewed":
       return state.screen === "join" ? { ...state, preview: event.preview, notice: "" } : state;
     case "failed":
@@ -1683,7 +1682,7 @@ function showHome(notice: string, isNeutral = false): void {
 /** Asks for the address to tell others. The server has one only for a browser on its own machine. */
 async function findAddress(): Promise<void> {
   const answer = await api<AddressesReply>("GET", "/addresses");
-  if (answer.isOk) dispatch({ type: "address found", address: answer.value.addresses[0] ?? "" });
+  if (answer.isOk) dispatch({ type: "address found", host: answer.value });
 }
 
 /** Returns the chats for the home screen, and forgets those that have ended without unsent text. */
@@ -2251,15 +2250,15 @@ function renderJoinScreen(screen: HomeState | JoinState | EndedState): void {
   ui.codeSubmit.ariaBusy = ui.joinSubmit.ariaBusy;
   ui.savedChats.hidden = chats.length === 0;
   reconcile(ui.chats, chats.map(chatRow), drawChat);
-  renderAddress(screen.screen === "home" ? screen.address : "");
+  renderAddress(screen.screen === "home" ? screen.host : HOME.host);
 }
 
 /** Browsers complete a typed address with http://, so that part is left out where people read it. */
-function renderAddress(address: string): void {
+function renderAddress({ addresses: [address], qr }: AddressesReply): void {
   ui.address.hidden = !address;
   if (!address) return;
   setText(ui.addressText, getText("home.address", { address: address.replace("http://", "") }));
-  drawCode(ui.addressQr, address, 200);
+  drawCode(ui.addressQr, qr, 200);
 }
 
 function showFieldError(
@@ -2417,7 +2416,7 @@ function renderInvite(chat: ChatState): void {
   // Before there is a link, the page's own address says where it will lead.
   const { hostname } = new URL(chat.invite?.magic_link ?? location.href);
   setText(ui.sameWifi, isPrivateHost(hostname) ? getText("invite.sameWifi") : "");
-  drawLink(chat.invite?.magic_link ?? "");
+  drawLink(chat.invite?.magic_link ?? "", chat.invite?.qr ?? "");
 }
 
 function describeSeats(free: number): string {
@@ -2426,36 +2425,42 @@ function describeSeats(free: number): string {
 
 /** The link that the field and the QR code show. */
 let drawnLink: string | undefined;
+/** Its QR code, in half blocks. */
+let drawnQr = "";
 
 /** Draws only a new link: a QR code takes milliseconds, and setting a field's value would undo a selection in it. */
-function drawLink(link: string): void {
+function drawLink(link: string, qr: string): void {
   if (link === drawnLink) return;
   drawnLink = link;
+  drawnQr = qr;
   ui.link.value = link;
   ui.copy.disabled = ui.share.disabled = ui.code.disabled = ui.qr.hidden = !link;
   drawCodes();
 }
 
 /**
- * Draws a QR code, at most `size` CSS pixels wide including a margin of 4 modules. It is black on white in any theme,
- * as scanners expect. Each module is a whole number of device pixels, so that no edge blurs. Example: 41 modules and
- * the margin are 49. For 246 px at ratio 1, a module is floor(246 / 49) = 5 pixels and the code 245 px wide; at
- * ratio 3, a module is floor(738 / 49) = 15 pixels and the code 735 device pixels or 245 px wide.
+ * Draws a QR code from its text in half blocks (see `drawQr` on the server), at most `size` CSS pixels wide. It is black
+ * on white in any theme, as scanners expect. Each module is a whole number of device pixels, so that no edge blurs.
+ * Example: 41 modules and a margin of 4 on each side are 49. For 246 px at ratio 1, a module is floor(246 / 49) = 5
+ * pixels and the code 245 px wide; at ratio 3, a module is floor(738 / 49) = 15 pixels and the code 245 px wide.
  */
-function drawCode(canvas: HTMLCanvasElement, text: string, size: number): void {
-  const code = generate(text);
-  const module = Math.floor((size * devicePixelRatio) / (code.size + 8));
-  const pixels = module * (code.size + 8);
-  canvas.width = canvas.height = pixels;
-  canvas.style.width = `${pixels / devicePixelRatio}px`;
+function drawCode(canvas: HTMLCanvasElement, qr: string, size: number): void {
+  const width = qr.indexOf("\n");
+  const module = Math.floor((size * devicePixelRatio) / width);
+  canvas.width = canvas.height = module * width;
+  canvas.style.width = `${canvas.width / devicePixelRatio}px`;
   const pen = canvas.getContext("2d");
   if (!pen) return;
   pen.fillStyle = "#fff";
-  pen.fillRect(0, 0, pixels, pixels);
+  pen.fillRect(0, 0, canvas.width, canvas.width);
   pen.fillStyle = "#000";
-  for (let y = 0; y < code.size; y++)
-    for (let x = 0; x < code.size; x++)
-      if (code.get(x, y)) pen.fillRect((x + 4) * module, (y + 4) * module, module, module);
+  qr.split("\n").forEach((line, y) => {
+    Array.from(line, (block, x) => {
+      // The lower half of the last line is outside the canvas: a code has an odd number of rows.
+      if (" ▄".includes(block)) pen.fillRect(x * module, 2 * y * module, module, module);
+      if (" ▀".includes(block)) pen.fillRect(x * module, (2 * y + 1) * module, module, module);
+    });
+  });
 }
 
 function openLargeCode(): void {
@@ -2467,9 +2472,9 @@ function openLargeCode(): void {
 function drawCodes(): void {
   if (!drawnLink) return;
   // The border of the code's button, 1 px on each side, is part of its width.
-  drawCode(ui.qr, drawnLink, parseFloat(getComputedStyle(ui.code).width) - 2);
+  drawCode(ui.qr, drawnQr, parseFloat(getComputedStyle(ui.code).width) - 2);
   const { clientWidth, clientHeight } = ui.largeBox;
-  if (ui.large.open) drawCode(ui.largeQr, drawnLink, Math.min(clientWidth, clientHeight));
+  if (ui.large.open) drawCode(ui.largeQr, drawnQr, Math.min(clientWidth, clientHeight));
 }
 
 /** True once the log has been filled and announces what is added to it. */
@@ -2721,7 +2726,7 @@ function clearChat(): void {
   ui.commands.replaceChildren();
   Object.assign(ui.log, { role: null, ariaLabel: null });
   isLogLive = false;
-  drawLink("");
+  drawLink("", "");
 }
 
 // ---------------------------------------------------------------------------------------------------------

@@ -56,8 +56,10 @@ import {
   plainAddress,
 } from "./lib/addresses.ts";
 import { type Certificate, certificateReader, readCertificate } from "./lib/certificate.ts";
+import { listen } from "./lib/listen.ts";
+import { drawQr } from "./lib/qr.ts";
 import { messageOf, NODE_NAME_LENGTH, readFlags, readSettings, type Settings } from "./lib/settings.ts";
-import { bannerValues, DEFAULT_PORT, waitForKey } from "./lib/terminal.ts";
+import { bannerValues, waitForKey } from "./lib/terminal.ts";
 
 /* ---- Vocabulary --------------------------------------------------------------------------------------
  * Limits and their reasons, the wire types (the page imports them), and the data structures in memory.
@@ -114,7 +116,7 @@ export const LIMITS = {
   countedAddresses: 65_536,
 } as const;
 
-/** Token buckets: `burst` at once, then `perSecond`. Posts count per seat; creates, joins and bad tokens each per address.
+/** Token buckets: `burst` at once, then `perSecond`. Posts and invitations count per seat; creates, joins and bad tokens each per address.
  * Wrong codes count as bad tokens, and also all together. */
 const RATES = {
   message: { burst: 20, perSecond: 5 },
@@ -135,8 +137,9 @@ export interface Session {
   url: string;
 }
 type InviteLink = { magic_link: string; invite_token: string; expires_at: string; seats_left: number };
-export type InviteReply = InviteLink & { other_links: string[]; code: string; code_expires_at: string };
-export type AddressesReply = { addresses: string[] };
+export type InviteReply = InviteLink & { qr: string; other_links: LinkWithQr[]; code: string; code_expires_at: string };
+type LinkWithQr = { magic_link: string; qr: string };
+export type AddressesReply = { addresses: string[]; qr: string };
 export type InvitePreview = { chat_id: string; seats_left: number; members: string[]; expires_at: string };
 export type RedeemReply = InviteLink & InvitePreview;
 export type MessageView = { id: number; member_id: string; username: string; text: string; sent_at: string };
@@ -384,14 +387,20 @@ function joinChat(context: RequestContext): Reply {
   return sessionReply(201, chats.join(chat, readUsername(body), seatKey), context);
 }
 
-function makeInvite(context: RequestContext, { chat }: Member): Reply {
+function makeInvite(context: RequestContext, member: Member): Reply {
+  const { chat } = member;
+  countForSeat(member, context);
   const code = context.state.chats.renewCode(chat);
   const link = makeLink(chat, context.now + LIMITS.sessionMs, context);
   const base = baseUrl(context, true);
   const others = ownUrls(context).filter((url) => url !== base);
-  const otherLinks = others.map((url) => url + link.magic_link.slice(base.length));
-  const reply = { ...link, other_links: otherLinks, code, code_expires_at: toIso(chat.codeExpiresAt) };
-  return jsonReply(201, reply satisfies InviteReply);
+  const otherLinks = others.map((url) => addQr(url + link.magic_link.slice(base.length)));
+  const codes = { qr: drawQr(link.magic_link), code, code_expires_at: toIso(chat.codeExpiresAt) };
+  return jsonReply(201, { ...link, ...codes, other_links: otherLinks } satisfies InviteReply);
+}
+
+function addQr(link: string): LinkWithQr {
+  return { magic_link: link, qr: drawQr(link) };
 }
 
 function previewInvite(context: RequestContext): Reply {
@@ -431,16 +440,13 @@ function readMessages(context: RequestContext, member: Member): Reply | Waiter {
 }
 
 function postMessage(context: RequestContext, member: Member): Reply {
-  const { chats, options } = context.state;
+  const { chats } = context.state;
   const key = readKey(context, 1);
   const raw = readText(context);
   const earlier = chats.findPost(member, key, raw);
   if (earlier) return jsonReply(200, earlier);
   // Counted before the text is examined: examining is most of the work, also for a text that is then refused.
-  const { messageBucketFullAt } = member.chat;
-  if (options.rateLimit !== false) {
-    messageBucketFullAt[member.seat] = takeToken("message", messageBucketFullAt[member.seat] ?? 0, context.now);
-  }
+  countForSeat(member, context);
   return jsonReply(201, chats.post(member, cleanText(raw), key, String(raw)));
 }
 
@@ -470,7 +476,8 @@ function showHelp(context: RequestContext): Reply {
 }
 
 function listAddresses(context: RequestContext): Reply {
-  return jsonReply(200, { addresses: ownUrls(context) } satisfies AddressesReply);
+  const addresses = ownUrls(context);
+  return jsonReply(200, { addresses, qr: addresses[0] ? drawQr(addresses[0]) : "" } satisfies AddressesReply);
 }
 
 /** Prometheus text format, version 0.0.4, after docs/metrics.txt. Only sums: no ids and no names. */
@@ -1300,6 +1307,12 @@ function takeToken(rate: keyof typeof RATES, fullAt: number, now: number): numbe
   throw new ApiError("rate_limited", retryAfter(Math.ceil((next - capacity - now) / SECOND)));
 }
 
+/** Counts a post, or an invitation, whose QR code takes a millisecond, against its member's seat. @throws ApiError rate_limited */
+function countForSeat({ chat, seat }: Member, { state, now }: RequestContext): void {
+  if (state.options.rateLimit === false) return;
+  chat.messageBucketFullAt[seat] = takeToken("message", chat.messageBucketFullAt[seat] ?? 0, now);
+}
+
 /** Counts a request against its client's address. @throws ApiError rate_limited */
 function countRequest(what: "create" | "join" | "bad token", context: RequestContext): void {
   reserveToken(what, context)();
@@ -1870,29 +1883,5 @@ async function runServer(settings: Settings): Promise<void> {
     rereadCertificate();
   }, 10 * SECOND);
 }
-
-/** Listens on the port given, else on the first free one from 8080 on. Returns the port. */
-async function listen(server: http.Server, { port, host }: Settings): Promise<number> {
-  for (let candidate = port ?? DEFAULT_PORT; ; candidate += 1) {
-    try {
-      await once(server.listen({ port: candidate, host }), "listening");
-      break;
-    } catch (error) {
-      const code = error instanceof Error && "code" in error ? String(error.code) : "";
-      if (port === undefined && code === "EADDRINUSE") continue;
-      const reason = LISTEN_FAILURES[code] ?? `${code}; leave --host out to listen on all of this machine's addresses`;
-      throw new Error(`cannot listen on ${host ?? "any address"}, port ${candidate}: ${reason}`, { cause: error });
-    }
-  }
-  // Too many open files: current connections stay, and later ones may find room again.
-  server.on("error", ignore);
-  const address = server.address();
-  return typeof address === "object" && address !== null ? address.port : 0;
-}
-
-const LISTEN_FAILURES: Record<string, string> = {
-  EADDRINUSE: "the port is in use; choose another, or leave --port out to use the next free one",
-  EACCES: "ordinary users may not use this port; choose one above 1023",
-};
 
 if (import.meta.main) void main(process.argv.slice(2), process.env);

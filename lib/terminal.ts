@@ -4,7 +4,6 @@
  */
 import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
-import { generate } from "lean-qr/nano";
 import assets from "../dist/assets.json" with { type: "json" };
 import {
   addressUrl,
@@ -14,10 +13,9 @@ import {
   PRIVATE,
   UNSPECIFIED_ADDRESS,
 } from "./addresses.ts";
+import { DEFAULT_PORT } from "./listen.ts";
+import { drawQr } from "./qr.ts";
 import type { Settings } from "./settings.ts";
-
-/** The port without --port, or the next free one if it is in use. */
-export const DEFAULT_PORT = 8_080;
 
 /** The values of docs/banner.txt, the text printed at start for people, phones and scripts. */
 export function bannerValues(settings: Settings, port: number, lan: LanAddress[]): Record<string, string> {
@@ -53,18 +51,13 @@ function listPlaces(settings: Settings, port: number, lan: LanAddress[]): { url:
   return url === undefined ? places : [{ url, label: "as given by --url" }, ...places];
 }
 
-/** A QR code of half blocks, two rows of modules per line, with its quiet zone and a caption; "" if it does not fit. */
+/** A QR code with a caption; "" if the terminal is too narrow. */
 function terminalQr(url: string, columns: number): string {
-  const code = generate(url);
-  if (columns < code.size + 8) return "";
-  const rows: string[] = [];
-  for (let y = -4; y < code.size + 4; y += 2) {
-    let row = "";
-    for (let x = -4; x < code.size + 4; x += 1) row += " ▀▄█"[(code.get(x, y) ? 0 : 1) + (code.get(x, y + 1) ? 0 : 2)];
-    // Light on dark in any terminal's colours. Without colours, assume that the terminal is dark.
-    rows.push(process.env["NO_COLOR"] ? row : `\x1b[97;40m${row}\x1b[0m`);
-  }
-  return `${rows.join("\n")}\nScan this to open ${url} on a phone.\n\n`;
+  const rows = drawQr(url).split("\n");
+  if (columns < (rows[0]?.length ?? 0)) return "";
+  // Light on dark in any terminal's colours. Without colours, assume that the terminal is dark.
+  const shown = rows.map((row) => (process.env["NO_COLOR"] ? row : `\x1b[97;40m${row}\x1b[0m`));
+  return `${shown.join("\n")}\nScan this to open ${url} on a phone.\n\n`;
 }
 
 /** A double click on Windows opens a console that closes with the program and takes the error with it. So a failed

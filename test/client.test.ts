@@ -98,7 +98,7 @@ function stateAfter(...events: StateEvent[]): State {
     notice: "",
     isNeutral: false,
     chats: [],
-    address: "",
+    host: { addresses: [], qr: "" },
     fieldError: "",
     badField: "name",
     isBusy: false,
@@ -127,7 +127,7 @@ test("an event of another screen returns the same state object", () => {
 
 test("home lists the chats, and no longer one that the server does not know", () => {
   const home = stateAfter({ type: "home opened", notice: "hello", isNeutral: true, chats: [saved] });
-  const rest = { chats: [saved], address: "", fieldError: "", badField: "name", isBusy: false };
+  const rest = { chats: [saved], host: { addresses: [], qr: "" }, fieldError: "", badField: "name", isBusy: false };
   assert.deepEqual(home, { screen: "home", notice: "hello", isNeutral: true, ...rest });
   const failed = update(home, { type: "failed", notice: "no Wi-Fi" });
   assert.equal(failed.screen === "home" && failed.isNeutral, false, "a failure is a warning");
@@ -588,7 +588,7 @@ test("the API panel is closed at first and masks the tokens when it opens", () =
 });
 
 test("the state keeps the outcome of an invitation and the reason why continuing failed", () => {
-  const code = { code: "K7QF-2M9X", code_expires_at: "" };
+  const code = { qr: "█\n█", code: "K7QF-2M9X", code_expires_at: "" };
   const invite = { magic_link: "link", other_links: [], invite_token: "token", expires_at: "", seats_left: 5, ...code };
   const created = chatAfter({ type: "invite created", invite, status: "new" });
   assert.deepEqual([created.invite, created.inviteStatus], [invite, "new"]);

@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import test from "node:test";
+import { generate } from "lean-qr/nano";
 import {
   assertNoContent,
   assertError,
@@ -24,6 +25,32 @@ testInProcess("the creator gets a magic link with the token in its fragment", as
   assert.equal(invitation.seats_left, 5);
   assert.ok(invitation.expires_at <= server.clock.iso(6 * HOUR));
   assert.ok(invitation.expires_at > server.clock.iso());
+});
+
+test("an invitation's QR code in half blocks is that of its link, with a margin of four modules", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.chat("Ana");
+  const { magic_link, qr } = invitationOf(await ana.invite());
+  const code = generate(magic_link);
+  const lines = qr.split("\n");
+  assert.deepEqual([...new Set(lines.map((line) => line.length))], [code.size + 8]);
+  assert.equal(lines.length, Math.ceil((code.size + 8) / 2));
+  lines.forEach((line, y) => {
+    Array.from(line, (block, x) => {
+      const isDark = [code.get(x - 4, 2 * y - 4), code.get(x - 4, 2 * y - 3)].map(Boolean);
+      assert.deepEqual([" ▄".includes(block), " ▀".includes(block)], isDark, `${x}, ${y}`);
+    });
+  });
+});
+
+testInProcess("invitations count as posts: twenty at once, then five per second", async (t) => {
+  const server = await startServer(t);
+  const [ana] = await server.chat("Ana");
+  for (let count = 0; count < 19; count += 1) invitationOf(await ana.invite());
+  await ana.say("the twentieth");
+  assertError(await ana.invite(), "rate_limited");
+  server.clock.advance(200);
+  invitationOf(await ana.invite());
 });
 
 test("with an IPv4 address, the magic link has at most 128 characters", async (t) => {

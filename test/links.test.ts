@@ -205,7 +205,7 @@ async function addressesFor(options: AppOptions, server: TestServer, headers: Re
   const { addresses }: { addresses: string[] } = JSON.parse(reply.text);
   const ana = new Member(server, sessionOf(await server.create()));
   const { magic_link, other_links } = invitationOf(await ana.send("POST", "/invite", { headers }));
-  const links = [magic_link, ...other_links].map((link) => {
+  const links = [magic_link, ...other_links.map((other) => other.magic_link)].map((link) => {
     const { origin, pathname, hash } = new URL(link);
     assert.equal(pathname + hash, magic_link.slice(new URL(magic_link).origin.length));
     return origin;

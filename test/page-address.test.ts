@@ -34,7 +34,7 @@ test("the host's own browser shows the address for others and its QR code, and n
   const visitor = await newPerson(t, browser);
   const asked = visitor.page.waitForResponse(/\/addresses$/);
   await visitor.page.goto(site.origin);
-  assert.deepEqual(await (await asked).json(), { addresses: [] });
+  assert.deepEqual(await (await asked).json(), { addresses: [], qr: "" });
   await visitor.page.getByRole("button", { name: "Start a chat" }).waitFor();
   assert.equal(await visitor.page.locator("#address").isVisible(), false);
 });

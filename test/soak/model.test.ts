@@ -200,7 +200,7 @@ class Run {
       made = this.model.invite(credential, target, stringIn(reply, "invite_token"), stringIn(reply, "code"));
       const code_expires_at = new Date(this.model.now + 30 * MINUTE).toISOString();
       const seats_left = 6 - target.members.length;
-      const link = { ...this.#linkOf(made), other_links: [] };
+      const link = { ...this.#linkOf(made), qr: stringIn(reply, "qr"), other_links: [] };
       return { status: 201, body: { ...link, seats_left, code: made.code, code_expires_at } };
     };
     await this.#ask("invite", expect, "POST", `/${target.id}/invite`, { token: credential.token });

@@ -107,7 +107,9 @@ export class Model {
 
   /** `token` and `newCode` are the server's. The code of the invitation is new only if the chat has none. */
   invite(credential: Credential, target: Chat, token: string, newCode: string): Invitation {
-    const { chat } = this.#creator(credential, target);
+    const creator = this.#creator(credential, target);
+    this.#charge(creator);
+    const { chat } = creator;
     const code = chat.code && this.now < chat.code.expiresAt ? chat.code.text : newCode;
     const { generation } = chat;
     const invitation: Invitation = { kind: "invite", chat, generation, token, code, expiresAt: this.now + SESSION };
@@ -142,11 +144,8 @@ export class Model {
     const earlier = member.posts.findLast((each) => each.key === key && this.now - each.at < 10 * MINUTE)?.message;
     if (earlier && earlier.text !== text) throw new ModelError("invalid_key");
     if (earlier) return { status: 200, message: earlier };
-    const bucket = target.buckets.get(member.seat) ?? { credit: 4_000, at: this.now };
-    const credit = Math.min(4_000, bucket.credit + this.now - bucket.at);
-    if (credit < 200) throw new ModelError("rate_limited");
     // Charged before the text is validated, because an invalid text costs the server as much.
-    target.buckets.set(member.seat, { credit: credit - 200, at: this.now });
+    this.#charge(member);
     if (text.trim() === "") throw new ModelError("invalid_text");
     member.lastSeenAt = this.now;
     const id = target.cursor + 1;
@@ -155,6 +154,14 @@ export class Model {
     if (key !== undefined) member.posts.push({ key, at: this.now, message });
     this.#change(target);
     return { status: 201, message };
+  }
+
+  /** Takes a token from the bucket of the member's seat. */
+  #charge({ chat, seat }: Member): void {
+    const bucket = chat.buckets.get(seat) ?? { credit: 4_000, at: this.now };
+    const credit = Math.min(4_000, bucket.credit + this.now - bucket.at);
+    if (credit < 200) throw new ModelError("rate_limited");
+    chat.buckets.set(seat, { credit: credit - 200, at: this.now });
   }
 
   /** Returns the response at once if `wait` is 0 or there is news. Otherwise returns a waiting poll. */
