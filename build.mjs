@@ -151,7 +151,7 @@ async function buildPages(locales) {
   const pagesFrom = sha256(JSON.stringify([script, sources, locales, flags.quick]));
   const last = existsSync(path("dist/assets.json")) ? JSON.parse(read("dist/assets.json")) : {};
   if (last.pagesFrom === pagesFrom) return { pagesFrom, pages: last.pages };
-  const style = (await minifyCss(/<style>([^]*?)<\/style>/.exec(read("index.html"))[1])).trim();
+  const style = shortenVariables(await minifyCss(/<style>([^]*?)<\/style>/.exec(read("index.html"))[1]), script);
   const short = flags.quick ? script : await shortenScript(script);
   const compress = flags.quick ? (bytes) => gzipSync(bytes, { level: 9 }) : await loadZopfli();
   const pages = {};
@@ -181,7 +181,17 @@ async function bundleScript() {
   });
   // Events are known by a sentence in the source. A number tells them apart as well.
   const events = new Set(Array.from(read("client.ts").matchAll(/type: ("[a-zA-Z]+ [a-zA-Z ]+")/g), ([, name]) => name));
-  return numberStrings(result.outputFiles[0].text.trim(), [...events]);
+  // The exports are for tests.
+  const script = result.outputFiles[0].text.trim().replace(/export\{[^}]*\};$/, "");
+  return numberStrings(script, [...events]);
+}
+
+/** The style with numbers for the names of its variables, except those that the script sets. */
+function shortenVariables(style, script) {
+  const names = [...new Set(style.match(/--[a-z][\w-]*/g))].filter((name) => !script.includes(name));
+  // Long names first, because one name may begin with another.
+  const ordered = names.toSorted((a, b) => b.length - a.length);
+  return ordered.reduce((css, name, index) => css.replaceAll(name, `--${index}`), style.trim());
 }
 
 /** The library for QR codes without two methods that draw. The page draws by itself, and esbuild keeps all methods. */
@@ -217,10 +227,14 @@ function buildPage(template, style, tag, texts) {
   return { page, headers: pageHeaders(tag, script, style) };
 }
 
-/** terser finds 500 bytes (compressed) that esbuild leaves. */
+/**
+ * terser finds 600 bytes (compressed) that esbuild leaves. It also renames the page's own booleans, such as `isBusy`, but
+ * not `isInviting`, which browsers store, nor those of the DOM.
+ */
 async function shortenScript(script) {
   const { minify } = await import("terser");
-  const options = { module: true, ecma: 2022, compress: { passes: 3 }, format: { comments: false } };
+  const properties = { regex: /^is[A-Z]/, reserved: ["isInviting"] };
+  const options = { module: true, ecma: 2022, compress: { passes: 3 }, mangle: { properties } };
   return (await minify(script, options)).code;
 }
 

@@ -1,6 +1,6 @@
-// Lighthouse gives the page full scores, on a phone and on a desktop. The home screen has them in every category. A
-// chat, with messages and a waiting poll, has them in all categories but SEO, because robots.txt keeps search engines
-// away from chats.
+// Lighthouse gives the page full scores, on a phone and on a desktop. The home screen has them in every category, in one
+// language for each script. A chat, with messages and a waiting poll, has them in all categories but SEO, because
+// robots.txt keeps search engines away from chats.
 //
 // The tests audit 127.0.0.1, which browsers trust like https. On any other plain http address, the missing https
 // alone costs points.
@@ -11,6 +11,7 @@ import lighthouse, { type Config, desktopConfig, type Result } from "lighthouse"
 import { type Browser, launch, type Page } from "puppeteer-core";
 import { startSite, unpackChromium } from "../lib/browser.ts";
 import { createChat, postByApi } from "../lib/people.ts";
+import { LANGUAGES } from "../lib/texts.ts";
 import { median, RUNS } from "./measure.ts";
 import { watchPolls } from "./polls.ts";
 
@@ -57,6 +58,16 @@ for (const screen of ["mobile", "desktop"] as const) {
   });
 }
 
+/** One language for each script: Arabic for Arabic letters, Japanese for Japanese, and so on. */
+const BY_SCRIPT = Map.groupBy(LANGUAGES, (language) => new Intl.Locale(language).maximize().script);
+
+for (const [language = "en"] of BY_SCRIPT.values()) {
+  test(`home has full scores on mobile in ${language}`, { timeout: 300_000 }, async (t) => {
+    const { localOrigin } = await startSite(t);
+    await assertFullScores(t, "mobile", ALL, async () => localOrigin, language);
+  });
+}
+
 /**
  * Returns the slowdown that makes this machine as slow as Lighthouse's phone, by the benchmark index of the audits so
  * far. It is 4 on a fast machine and less on a slow one.
@@ -71,13 +82,14 @@ async function assertFullScores(
   screen: "mobile" | "desktop",
   categories: string[],
   prepare: (page: Page) => Promise<string>,
+  language = "en",
 ): Promise<void> {
   const scores = new Map<string, number[]>(categories.map((category) => [category, []]));
   const losses = new Set<string>();
   const page = await browser.newPage();
   for (let run = 0; run < RUNS; run++) {
     const address = await prepare(page);
-    const { lhr } = await audit(page, address, screen, categories);
+    const { lhr } = await audit(page, address, screen, categories, language);
     for (const [category, score] of readScores(lhr, losses)) scores.get(category)?.push(score);
     speeds.push(lhr.environment.benchmarkIndex);
   }
@@ -91,8 +103,15 @@ async function assertFullScores(
   await page.close();
 }
 
-async function audit(page: Page, address: string, screen: "mobile" | "desktop", categories: string[]) {
-  const flags = { onlyCategories: categories, disableStorageReset: true, logLevel: "error" } as const;
+async function audit(
+  page: Page,
+  address: string,
+  screen: "mobile" | "desktop",
+  onlyCategories: string[],
+  language: string,
+) {
+  const extraHeaders = { "Accept-Language": language };
+  const flags = { onlyCategories, extraHeaders, disableStorageReset: true, logLevel: "error" } as const;
   const mobileConfig: Config = {
     extends: "lighthouse:default",
     settings: { throttling: { cpuSlowdownMultiplier: computeSlowdown() } },
