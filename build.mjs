@@ -166,12 +166,7 @@ async function buildPages(locales) {
 /** The page's script, with THE_TEXTS, THE_LANGUAGE and THE_DIRECTION in the place of what differs between languages. */
 async function bundleScript() {
   const contents = "export const TEXTS = THE_TEXTS, LANGUAGE = THE_LANGUAGE, DIRECTION = THE_DIRECTION";
-  const setup = ({ onLoad }) => {
-    onLoad({ filter: /\btexts\.ts$/ }, () => ({ contents }));
-    onLoad({ filter: /\blean-qr\b.*nano\.mjs$/ }, (file) => ({
-      contents: withoutCanvas(readFileSync(file.path, "utf8")),
-    }));
-  };
+  const setup = ({ onLoad }) => onLoad({ filter: /\btexts\.ts$/ }, () => ({ contents }));
   const result = await build({
     ...bundleOptions("client.ts", "esm"),
     platform: "browser",
@@ -192,13 +187,6 @@ function shortenVariables(style, script) {
   // Long names first, because one name may begin with another.
   const ordered = names.toSorted((a, b) => b.length - a.length);
   return ordered.reduce((css, name, index) => css.replaceAll(name, `--${index}`), style.trim());
-}
-
-/** The library for QR codes without two methods that draw. The page draws by itself, and esbuild keeps all methods. */
-function withoutCanvas(library) {
-  const shorter = library.replace(/,\w+\(\w+,\{on:[^]*?putImageData\([^)]*\)\}(?=\})/, "");
-  if (shorter === library) throw new Error("lean-qr has changed: its methods that draw are not where they were.");
-  return shorter;
 }
 
 /** Replaces each of these strings, which are in quotes, by its number in quotes, which is shorter. */
