@@ -64,6 +64,8 @@ const PREVIEW_RETRY_MS = 3_000;
 const COUNTER_GRAPHEMES = 100;
 /** A screen reader announces the counter after a pause in typing this long, not at every key. */
 const COUNTER_DELAY_MS = 1_000;
+/** A screen reader looks at a region some time after it has changed. */
+const MUTE_MS = 2_000;
 /** Messages of one author within this time of the first form a group. */
 const GROUP_MS = 5 * 60_000;
 /** The countdown shows for this long before the seat expires. */
@@ -2184,12 +2186,21 @@ function renderStaticTexts(): void {
 /** Shows one of the two screens and brings it up to date. The other one keeps its content, unseen. */
 function render(): void {
   const focused = document.activeElement;
+  if (!ui.chatScreen.hidden && state.screen !== "chat") muteRegions();
   ui.joinScreen.hidden = state.screen === "chat";
   ui.chatScreen.hidden = state.screen !== "chat";
   if (state.screen === "chat") renderChat(state);
   else renderJoinScreen(state);
   if (state.screen === "chat" && focused && !focused.checkVisibility()) focusAnew();
   renderTab();
+}
+
+/** When a chat is left, the focus brings the notice along. Some screen readers would announce it as well. */
+function muteRegions(): void {
+  for (const region of [ui.notice, ui.joinText]) {
+    region.ariaLive = "off";
+    setTimeout(() => (region.ariaLive = null), MUTE_MS);
+  }
 }
 
 /** Focuses the dialog's heading or the message field, because the element that had the focus has disappeared. */

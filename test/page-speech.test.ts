@@ -170,6 +170,11 @@ test("a screen reader hears that the connection is lost and that it is back", as
 test("on returning home, the focus brings the notice along: to the name field, or by itself on a touch screen", async (t) => {
   for (const options of [{}, PHONE]) {
     const { page } = await startChatWithJonas(t, browser, options);
+    await page.evaluate(() => {
+      const notice = document.querySelector("#notice") ?? document.body;
+      const onText = () => (document.documentElement.dataset["muted"] = String(notice.ariaLive === "off"));
+      new MutationObserver(onText).observe(notice, { childList: true });
+    });
     await openPeople(page);
     await page.getByRole("button", { name: "Leave" }).click();
     await page.getByRole("dialog", { name: "Leave" }).getByRole("button", { name: "Leave" }).click();
@@ -180,6 +185,9 @@ test("on returning home, the focus brings the notice along: to the name field, o
       ({ role, name }) => role === "textbox" && name.startsWith("Your name"),
     );
     assert.equal(field?.description, "You left the chat.");
+    // The focus has read it. Afterwards the region announces changes again.
+    assert.equal(await page.evaluate(() => document.documentElement.dataset["muted"]), "true");
+    await page.waitForFunction(() => document.querySelector("#notice")?.ariaLive === null);
   }
 });
 
