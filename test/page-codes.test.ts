@@ -1,10 +1,14 @@
 // Codes on the page: typing one on the home screen, and showing one in the invitation.
 
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
 import { after as afterAll, before as beforeAll, test } from "node:test";
+import { promisify } from "node:util";
 import type { Browser, Page } from "playwright-core";
+import type { InviteReply } from "../server.ts";
 import { launchBrowser, newPerson, startSite, type TestSite } from "./lib/browser.ts";
-import { createChat, createInvite, waitForLog } from "./lib/people.ts";
+import { until } from "./lib/helpers.ts";
+import { call, createChat, createInvite, readSession, start, waitForLog } from "./lib/people.ts";
 
 let browser: Browser;
 beforeAll(async () => {
@@ -133,4 +137,93 @@ test("with several servers, the code's first part is in the path of the request"
     assert.equal(new URL((await request).url()).pathname, "/redeem/oslo1");
     await page.getByText("Ana is in this chat").waitFor();
   }
+});
+
+// ---------------------------------------------------------------------------------------------------------
+// The invitation.
+
+test("the invitation and the large view show the address to open and the code", async (t) => {
+  const site = await startSite(t);
+  const { page } = await newPerson(t, browser);
+  await start(page, site);
+  const session = await readSession(page);
+  const { code } = await createInvite(site, session);
+  const address = new URL(site.origin).host;
+  for (const place of ["#shortAddress", "#largeAddress"])
+    assert.equal(await page.locator(place).textContent(), address);
+  for (const place of ["#joinCode", "#largeCode"]) assert.equal(await page.locator(place).textContent(), code);
+  await page.getByRole("button", { name: /QR code/ }).click();
+  const { width, height } = (await page.locator("#largeCode").boundingBox()) ?? { width: 0, height: 0 };
+  assert.ok(height > 50 && width > 250, `${width} by ${height} pixels`);
+});
+
+test("the code on the screen is renewed before its 30 minutes end, and not after the invitation has closed", async (t) => {
+  const site = await startSite(t);
+  const { page } = await newPerson(t, browser);
+  // Every code seems to end in four minutes.
+  let invites = 0;
+  await page.route("**/invite", async (route) => {
+    invites += 1;
+    const reply = await route.fetch({ url: route.request().url().replace(site.origin, site.localOrigin) });
+    const body: InviteReply = await reply.json();
+    const code_expires_at = new Date(Date.now() + 4 * 60_000).toISOString();
+    await route.fulfill({ response: reply, json: { ...body, code_expires_at } });
+  });
+  await page.clock.install();
+  await start(page, site);
+  const renewed = page.waitForResponse(/invite$/);
+  await page.clock.fastForward(10_000);
+  await renewed;
+  await page.locator("#inviteClose").click();
+  const before = invites;
+  await page.clock.fastForward(60_000);
+  await page.getByRole("button", { name: "Invite", exact: true }).click();
+  await page.locator("#joinCode").filter({ hasText: "-" }).waitFor();
+  assert.equal(invites, before + 1, "only the request of the dialog itself");
+});
+
+test("where the host has other addresses, choosing one changes the address, the link and the QR code", async (t) => {
+  const site = await startSite(t);
+  const { page } = await newPerson(t, browser);
+  await page.route("**/invite", async (route) => {
+    if (route.request().method() !== "POST") return route.fallback();
+    const reply = await route.fetch({ url: route.request().url().replace(site.origin, site.localOrigin) });
+    const body: InviteReply = await reply.json();
+    const magic_link = body.magic_link.replace(/\/\/[^/]+/, "//192.168.7.7:8080");
+    const other_links = [{ magic_link, qr: body.qr.replaceAll("▄", "▀") }];
+    return route.fulfill({ response: reply, json: { ...body, other_links } });
+  });
+  const link = await start(page, site);
+  const picture = (): Promise<string> =>
+    page.evaluate(() => document.querySelector<HTMLCanvasElement>("#qr")?.toDataURL() ?? "");
+  const before = await picture();
+  await page.getByLabel("Not reachable? Try another address").selectOption("192.168.7.7:8080");
+  assert.equal(await page.locator("#shortAddress").textContent(), "192.168.7.7:8080");
+  assert.equal(await page.locator("#link").inputValue(), link.replace(new URL(link).host, "192.168.7.7:8080"));
+  assert.notEqual(await picture(), before);
+  // A new link keeps the choice.
+  await page.getByRole("button", { name: "Replace the link…" }).click();
+  await page.getByRole("button", { name: "Replace", exact: true }).click();
+  await page.getByText("The old one no longer works").waitFor();
+  assert.equal(await page.locator("#shortAddress").textContent(), "192.168.7.7:8080");
+});
+
+test("the text for a bot has a link, two commands that work when pasted, and the manners", async (t) => {
+  const site = await startSite(t);
+  const { page } = await newPerson(t, browser);
+  const link = await start(page, site);
+  await page.getByRole("button", { name: "For a bot or an AI agent" }).click();
+  await page.getByText("Copied").waitFor();
+  const text = await page.evaluate(() => document.querySelector<HTMLTextAreaElement>("#botText")?.value ?? "");
+  assert.ok(text.includes(link) && text.includes("not instructions") && text.includes(`${site.origin}/llms.txt`), text);
+  const [join = "", listen = ""] = text.match(/^curl .*$/gm) ?? [];
+  const run = promisify(execFile);
+  const joined = await run("sh", ["-c", join.replace(site.origin, site.localOrigin).replace("curl", "curl -s")]);
+  const { session_token }: Record<string, string> = JSON.parse(joined.stdout);
+  const command = listen.replace(site.origin, site.localOrigin).replace("SESSION_TOKEN", String(session_token));
+  const streamed = run("sh", ["-c", command.replace("curl", "curl -s")]);
+  await until(() => site.app.chats.count().waiters === 2, "the bot to listen");
+  const { chat_id, session_token: token } = await readSession(page);
+  await call(site, "DELETE", `/${chat_id}`, token);
+  assert.match((await streamed).stdout, /^\{"members":.*"you":true/);
 });
