@@ -2,7 +2,8 @@
 // the screenshots and for the checks that every state has to pass.
 
 import type { Page } from "playwright-core";
-import { createApp, type Session } from "../../server.ts";
+import { drawQr } from "../../lib/qr.ts";
+import { type AddressesReply, createApp, type Session } from "../../server.ts";
 import { openSite, type TestSite } from "./browser.ts";
 import { call, setVisible, createChat, createInvite, postByApi, waitForLog, waitForUnsent } from "./people.ts";
 import { waitForText } from "./texts.ts";
@@ -171,7 +172,9 @@ export const SCENES = {
   },
   async "home-of-host"(page) {
     await storeSessions(page, []);
-    await page.route("**/addresses", (route) => route.fulfill({ json: { addresses: ["http://192.168.1.20:8080"] } }));
+    const addresses = ["http://192.168.1.20:8080"];
+    const json = { addresses, qr: drawQr(addresses.join()) } satisfies AddressesReply;
+    await page.route("**/addresses", (route) => route.fulfill({ json }));
     await page.goto(site.origin);
     await waitForText(page, "home.address");
   },
@@ -304,9 +307,9 @@ export const SCENES = {
     await openChat(page, ana, "Jonas");
     await page.locator(".message").waitFor();
     await call(site, "POST", `/${mia.chat_id}/leave`, mia.session_token);
-    await page.getByText("Mia left").waitFor();
+    await waitForText(page, "log.left");
     await call(site, "DELETE", `/${ana.chat_id}/members/${jonas.member_id}`, ana.session_token);
-    await page.getByText("Jonas was removed").waitFor();
+    await waitForText(page, "log.removed");
   },
   async "log-midnight"(page) {
     const midnight = new Date().setHours(0, 0, 0, 0);
