@@ -1,11 +1,25 @@
 // Runs the examples that need curl, jq and Python, unchanged.
 
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { test as untimed, type TestContext } from "node:test";
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { at, freePort, invitationOf, type Member, MINUTE, SECOND, startServer, until } from "../lib/helpers.ts";
+import { promisify } from "node:util";
+import { generate } from "lean-qr/nano";
+import {
+  at,
+  freePort,
+  invitationOf,
+  type Member,
+  MINUTE,
+  redeemedOf,
+  SECOND,
+  startServer,
+  until,
+} from "../lib/helpers.ts";
 
 /** A test with a time limit: the server's clock stands still, so a lost event would block the test forever. */
 function test(name: string, run: (t: TestContext) => Promise<void> | void): void {
@@ -218,4 +232,48 @@ test("bot.py answers each message once, despite a lost connection and the rate l
   bot.kill("SIGINT");
   assert.equal(await bot.code, 0, bot.stderr);
   await waitForMembers(ana, "Ana");
+});
+
+test("classroom.sh prints a code and a link per chat, and its page shows them with their QR codes", async (t) => {
+  const server = await startServer(t);
+  const folder = mkdtempSync(join(tmpdir(), "watch-party-classroom-"));
+  t.after(() => rmSync(folder, { recursive: true }));
+  const { stdout } = await promisify(execFile)(`${EXAMPLES}classroom.sh`, ["3", server.base], { cwd: folder });
+  const rows = stdout.trim().split("\n");
+  assert.equal(rows.length, 3);
+  const file = join(folder, "classroom.html");
+  assert.equal(statSync(file).mode & 0o777, 0o600, "the links in it are secret");
+  const sections = readFileSync(file, "utf8").split("<section>").slice(1);
+  for (const [index, row] of rows.entries()) {
+    const [number, code, link = ""] = row.split("\t");
+    assert.equal(number, String(index + 1));
+    assert.equal(redeemedOf(await server.redeem(code)).magic_link, link);
+    const section = at(sections, index);
+    assert.ok(section.includes(`<p>${new URL(server.base).host}</p><p><b>${code}</b></p>`));
+    const drawn = Array.from(
+      section.matchAll(/M(\d+) (\d+)h1v1h-1z/g),
+      ([, x, y]) => `${Number(x) - 4} ${Number(y) - 4}`,
+    );
+    const qr = generate(link);
+    const size = Array.from({ length: qr.size }, (_, each) => each);
+    const dark = size.flatMap((y) => size.filter((x) => qr.get(x, y)).map((x) => `${x} ${y}`));
+    assert.deepEqual(new Set(drawn), new Set(dark));
+    assert.ok(section.includes(`viewBox="0 0 ${qr.size + 8} ${qr.size + 8}"`));
+  }
+});
+
+test("classroom.sh reports a bad number, a missing server and a full server in one line", async (t) => {
+  for (const wrong of [[], ["0"], ["two"], ["-1"]]) {
+    const example = new Example(t, "classroom.sh", ...wrong);
+    assert.equal(await example.code, 2);
+    assert.match(example.stderr, /^usage: .*<number of chats>.*\n$/);
+  }
+  const nobody = new Example(t, "classroom.sh", "1", `http://127.0.0.1:${await freePort()}`);
+  assert.equal(await nobody.code, 1);
+  assert.match(nobody.stderr, /^No server answers at .*\n$/);
+  const server = await startServer(t, { maxChats: 1 });
+  await server.chat("Ana");
+  const full = new Example(t, "classroom.sh", "1", server.base);
+  assert.equal(await full.code, 1);
+  assert.match(full.stderr, SENTENCE);
 });
