@@ -66,6 +66,8 @@ const COUNTER_GRAPHEMES = 100;
 const COUNTER_DELAY_MS = 1_000;
 /** A screen reader looks at a region some time after it has changed. */
 const MUTE_MS = 2_000;
+/** Orca names a new screen and its field only if the focus moves after the old screen has disappeared. */
+const FOCUS_DELAY_MS = 300;
 /** Messages of one author within this time of the first form a group. */
 const GROUP_MS = 5 * 60_000;
 /** A code on the screen is renewed when it has less than this left. */
@@ -1724,8 +1726,7 @@ function showChat(saved: SavedChat): void {
   const { chat_id } = saved.session;
   dispatch({ type: "chat opened", saved, outbox: loadOutbox(chat_id), now: Date.now() });
   setDraft(loadItem(draftKey(chat_id)) ?? "");
-  // On a touch screen, focus would raise the keyboard over half the chat.
-  if (!isTouch()) ui.message.focus();
+  setTimeout(focusChat, FOCUS_DELAY_MS);
   startPolling();
   retryOutgoing();
   if (saved.isInviting) void createInvite();
@@ -1752,6 +1753,11 @@ async function submitCode(): Promise<void> {
 function onCodeInput(): void {
   const { value, selectionEnd } = ui.typedCode;
   if (selectionEnd === value.length) ui.typedCode.value = groupCode(value);
+}
+
+/** Focuses the message field, unless something else has the focus already. On a touch screen the keyboard would rise. */
+function focusChat(): void {
+  if (state.screen === "chat" && document.activeElement === document.body && !isTouch()) ui.message.focus();
 }
 
 /** Shows the join screen for an invitation. No seat is taken until the person submits a name. */
@@ -2229,7 +2235,7 @@ function render(): void {
   ui.chatScreen.hidden = state.screen !== "chat";
   if (state.screen === "chat") renderChat(state);
   else renderJoinScreen(state);
-  if (state.screen === "chat" && focused && !focused.checkVisibility()) focusAnew();
+  if (state.screen === "chat" && focused && !ui.joinScreen.contains(focused) && !focused.checkVisibility()) focusAnew();
   renderTab();
 }
 
