@@ -3,7 +3,7 @@
 
 import type { Page } from "playwright-core";
 import { drawQr } from "../../lib/qr.ts";
-import { type AddressesReply, createApp, type Session } from "../../server.ts";
+import { type AddressesReply, createApp, type InviteReply, type Session } from "../../server.ts";
 import { openSite, type TestSite } from "./browser.ts";
 import { call, setVisible, createChat, createInvite, postByApi, waitForLog, waitForUnsent } from "./people.ts";
 import { waitForText } from "./texts.ts";
@@ -396,6 +396,16 @@ export const SCENES = {
   async "dialog-replace"(page) {
     await openInviteDialog(page);
     await page.click("#replaceLink");
+  },
+  async "dialog-invite-addresses"(page) {
+    await page.route("**/invite", async (route) => {
+      const reply = await route.fetch({ url: route.request().url().replace(site.origin, site.localOrigin) });
+      const body: InviteReply = await reply.json();
+      const magic_link = body.magic_link.replace(/\/\/[^/]+/, "//10.8.0.2:8080");
+      await route.fulfill({ response: reply, json: { ...body, other_links: [{ magic_link, qr: body.qr }] } });
+    });
+    await openInviteDialog(page);
+    await page.locator("#addresses").waitFor();
   },
   async "dialog-qr-code"(page) {
     await openInviteDialog(page);
