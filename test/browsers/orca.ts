@@ -55,7 +55,7 @@ const app = createApp({ rateLimit: false });
 const site = await openSite(app);
 const page = await browser.newPage({ type: "window" });
 
-/** What happened or was said, after its time of day. */
+/** Events and spoken lines, each with its time of day. */
 const transcript: [string, string][] = [];
 
 async function report(event: string, action: () => Promise<unknown>, seconds = 4): Promise<void> {
