@@ -16,6 +16,7 @@ const DISPLAY = ":77";
 const home = mkdtempSync(joinPath(tmpdir(), "orca-"));
 const log = joinPath(home, "orca.log");
 const programs: ChildProcess[] = [];
+process.on("exit", () => programs.forEach((program) => program.kill()));
 function run(command: string, ...args: string[]): void {
   programs.push(spawn(command, args, { stdio: "ignore" }));
 }
