@@ -16,6 +16,7 @@ const DISPLAY = ":77";
 const home = mkdtempSync(joinPath(tmpdir(), "orca-"));
 const log = joinPath(home, "orca.log");
 const programs: ChildProcess[] = [];
+process.on("exit", () => programs.forEach((program) => program.kill()));
 function run(command: string, ...args: string[]): void {
   programs.push(spawn(command, args, { stdio: "ignore" }));
 }
@@ -55,7 +56,7 @@ const app = createApp({ rateLimit: false });
 const site = await openSite(app);
 const page = await browser.newPage({ type: "window" });
 
-/** What happened or was said, after its time of day. */
+/** Events and spoken lines, each with its time of day. */
 const transcript: [string, string][] = [];
 
 async function report(event: string, action: () => Promise<unknown>, seconds = 4): Promise<void> {
