@@ -1697,9 +1697,11 @@ function pageReply({ headers: asked }: RequestContext, status: 200 | 404): Reply
   return { kind: "reply", status, headers: { ...headers, ...content, ...encoding }, body };
 }
 
-/** What a client accepts, the best first, at most 20 values (RFC 9110, section 12.4.2). A weight of 0 is a refusal. */
+/** What a client accepts, the best first (RFC 9110, section 12.4.2). A weight of 0 is a refusal. Only the first 20 values
+ * count, and none above 64 characters: a value that fills a whole header, of spaces say, would take half a second. */
 function readPreferences(header = ""): string[] {
-  const values = header.split(",", 20).map((value) => value.trim().split(/\s*;\s*q=/i));
+  const short = header.split(",", 20).filter(({ length }) => length <= 64);
+  const values = short.map((value) => value.trim().split(/\s*;\s*q=/i));
   const accepted = values.filter(([, weight = 1]) => Number(weight) > 0);
   return accepted.toSorted(([, a = 1], [, b = 1]) => Number(b) - Number(a)).map(([name = ""]) => name.toLowerCase());
 }

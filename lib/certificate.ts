@@ -2,7 +2,7 @@
  * The files of --tls-cert and --tls-key: read at the start, and again when a renewed certificate has replaced them.
  * Nothing here knows about servers.
  */
-import { readFileSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
 import { createSecureContext } from "node:tls";
 import { messageOf } from "./settings.ts";
 
@@ -13,6 +13,8 @@ export type Certificate = { readonly cert: Buffer; readonly key: Buffer };
  * not fit each other */
 export function readCertificate({ cert, key }: Files, known?: Certificate): Certificate {
   try {
+    // A pipe gives its content once. Reading it again would wait for a writer and stop the whole server.
+    if (known && [cert, key].some((path) => statSync(path).isFIFO())) return known;
     const pair = { cert: readFileSync(cert), key: readFileSync(key) };
     if (known && pair.cert.equals(known.cert) && pair.key.equals(known.key)) return known;
     createSecureContext(pair);

@@ -1,8 +1,9 @@
 // The TLS certificate: its files, and their renewal while chats go on.
 
 import assert from "node:assert/strict";
+import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import { type ConnectionOptions, connect, type TLSSocket } from "node:tls";
@@ -109,6 +110,22 @@ test("a reading between the two writes of a renewal reports nothing", (t) => {
     read();
   }
   assert.deepEqual(used, [second.cert, first.cert]);
+});
+
+test("a key that comes through a pipe is read once, as a second reading would wait for a writer", (t) => {
+  const { folder, files, write, first, second } = prepare(t);
+  const piped = { cert: files.cert, key: join(folder, "pipe") };
+  execFileSync("mkfifo", [piped.key]);
+  const offer = (pair: { cert: string; key: string }): void => {
+    write(pair);
+    spawn("sh", ["-c", 'cat "$1" >"$2"', "sh", files.key, piped.key]);
+  };
+  offer(first);
+  const known = readCertificate(piped);
+  assert.equal(String(known.key), first.key);
+  offer(second);
+  assert.equal(readCertificate(piped, known), known);
+  assert.equal(readFileSync(piped.key, "utf8"), second.key, "nobody has read the pipe");
 });
 
 /** Makes the program's timers of ten seconds fire every 20 ms. */
