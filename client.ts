@@ -3077,8 +3077,9 @@ function bindPage(): void {
   document.addEventListener("keydown", enableSound);
   document.addEventListener("keydown", onStrayKey);
   document.addEventListener("pointerdown", () => (wasPointer = true));
-  ui.question.addEventListener("close", () => dispatch({ type: "question closed" }));
-  ui.api.addEventListener("close", () => dispatch({ type: "API panel changed", panel: "closed" }));
+  // "close" comes a moment late. By then, a person with a keyboard may have opened the dialog again.
+  ui.question.addEventListener("close", () => ui.question.open || dispatch({ type: "question closed" }));
+  ui.api.addEventListener("close", () => ui.api.open || dispatch({ type: "API panel changed", panel: "closed" }));
   ui.sound.addEventListener("change", () => setSound(ui.sound.checked));
   ui.notify.addEventListener("change", () => void setNotify(ui.notify.checked));
   ui.typedCode.addEventListener("input", onCodeInput);
