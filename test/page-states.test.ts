@@ -8,7 +8,7 @@ import { AxeBuilder } from "@axe-core/playwright";
 import type { Browser, Page } from "playwright-core";
 import { launchBrowser, newPerson } from "./lib/browser.ts";
 import { findOverflowing, findSmallTargets, PHONE } from "./lib/people.ts";
-import { closeScenes, openScenes, type Scene, SCENES } from "./lib/scenes.ts";
+import { closeScenes, DUPLICATES, openScenes, type Scene, SCENES } from "./lib/scenes.ts";
 
 let browser: Browser;
 beforeAll(async () => {
@@ -19,21 +19,6 @@ afterAll(async () => {
   await browser.close();
   await closeScenes();
 });
-
-/** These scenes have the same elements as another scene, with other texts. */
-const DUPLICATES: ReadonlySet<string> = new Set<keyof typeof SCENES>([
-  "home",
-  "home-name-missing",
-  "log-top",
-  "log-middle",
-  "message-sending",
-  "chat-new",
-  "dialog-invite",
-  "dialog-people-guest",
-  "dialog-end",
-  "dialog-replace",
-  "dialog-api",
-]);
 
 suite("every state is accessible and fits, in light and dark, on phones and desktops", { concurrency: 2 }, () => {
   for (const [name, scene] of Object.entries(SCENES)) {
