@@ -37,7 +37,8 @@ const isExecutable = parameters[0] === "--executable";
 const all = globSync("test/*.test.ts", { cwd: root }).map((name) => basename(name, ".test.ts"));
 for (const name of IN_PROCESS) assert.ok(all.includes(name), `There is no test/${name}.test.ts.`);
 
-const options = ["--test", "--test-concurrency=2"];
+// Three at a time, also on two cores: the tests of the page mostly wait.
+const options = ["--test", "--test-concurrency=3"];
 const env = { ...process.env };
 if (isExecutable) {
   const file = parameters[1] ?? executablePath();

@@ -5,7 +5,7 @@ import type { TestContext } from "node:test";
 import axe from "axe-core";
 import type { Browser, BrowserContextOptions, Page } from "playwright-core";
 import type { InviteReply, MessageView, Session } from "../../server.ts";
-import { newPerson, startSite, type TestSite } from "./browser.ts";
+import { newPerson, startSite, type TestSite, toLocal } from "./browser.ts";
 import { send } from "./helpers.ts";
 import { waitForText } from "./texts.ts";
 
@@ -103,6 +103,18 @@ export async function setVisible(page: Page, visible: boolean): Promise<void> {
     Object.defineProperty(document, "visibilityState", { value: hidden ? "hidden" : "visible", configurable: true });
     document.dispatchEvent(new Event("visibilitychange"));
   }, !visible);
+}
+
+/** Lets the next request to a matching address reach the server, and drops its answer. */
+export async function loseAnswer(page: Page, pattern: string | ((url: URL) => boolean)): Promise<void> {
+  await page.route(
+    pattern,
+    async (route) => {
+      await route.fetch({ url: toLocal(route.request().url()) });
+      await route.abort();
+    },
+    { times: 1 },
+  );
 }
 
 /**
