@@ -198,7 +198,7 @@ const OTHERS = [
 ];
 const ALL = [`http://${LAN}:PORT`, "http://[fd00::2]:PORT", "http://172.17.0.1:PORT"];
 
-/** What a request to this Host gets from GET /addresses, and the bases of its invitation's links. */
+/** Returns the answer of GET /addresses to a request with this Host, and the bases of its invitation's links. */
 async function addressesFor(options: AppOptions, server: TestServer, headers: Record<string, string>) {
   const reply = await server.send("GET", "/addresses", { headers });
   assert.equal(reply.status, 200, JSON.stringify(options));

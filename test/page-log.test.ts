@@ -47,7 +47,7 @@ test("the end page keeps its reason and the unsent text through a reload, until 
     await mia.unroute(`**/${jonas.chat_id}`);
     if (reload) await mia.reload();
     await mia.getByRole("heading", { name: "You are no longer in this chat" }).waitFor();
-    await mia.getByText("The chat goes on without you.").waitFor();
+    await mia.getByText("The chat stays open for the others.").waitFor();
     assert.equal(await mia.getByLabel("Your unsent text").inputValue(), "never sent\n\nhalf a sen");
   }
   await mia.getByRole("button", { name: "Back to the start" }).click();
@@ -121,7 +121,7 @@ test("on a device with a wrong clock, a message has the server's time before and
 });
 
 // ---------------------------------------------------------------------------------------------------------
-// What the log shows.
+// Content of the log.
 
 test("code is shown as it was typed, scrolls within its message, and its button copies it", async (t) => {
   const { site, page, jonas } = await startChatWithJonas(t, browser, PHONE);
@@ -148,7 +148,7 @@ test("code is shown as it was typed, scrolls within its message, and its button 
   assert.equal(await messageField(page).inputValue(), script);
 });
 
-test("the focus ring of code in one's own message stands out from the bubble", async (t) => {
+test("the focus ring of code in an own message stands out from the bubble", async (t) => {
   const { page } = await startChatWithJonas(t, browser);
   await sendMessage(page, "```\ncode\n```");
   await page.locator(".own pre").waitFor();
