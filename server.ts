@@ -1697,8 +1697,8 @@ function pageReply({ headers: asked }: RequestContext, status: 200 | 404): Reply
   return { kind: "reply", status, headers: { ...headers, ...content, ...encoding }, body };
 }
 
-/** Returns the values a client accepts, the best first (RFC 9110, section 12.4.2). A weight of 0 is a refusal. Only the first 20 values
- * count, and none above 64 characters: a value that fills a whole header, of spaces say, would take half a second. */
+/** Returns the values a client accepts, the best first (RFC 9110, section 12.4.2). A weight of 0 is a refusal. Only the
+ * first 20 values count, and none above 64 characters: one that fills a header with spaces would take half a second. */
 function readPreferences(header = ""): string[] {
   const short = header.split(",", 20).filter(({ length }) => length <= 64);
   const values = short.map((value) => value.trim().split(/\s*;\s*q=/i));
