@@ -116,8 +116,8 @@ export const LIMITS = {
   countedAddresses: 65_536,
 } as const;
 
-/** Token buckets: `burst` at once, then `perSecond`. Posts and invitations count per seat; creates, joins and bad tokens each per address.
- * Wrong codes count as bad tokens, and also all together. */
+/** Token buckets: `burst` at once, then `perSecond`. Posts and invitations count per seat; creates, joins and bad tokens
+ * each per address. Wrong codes count as bad tokens, and also all together. */
 const RATES = {
   message: { burst: 20, perSecond: 5 },
   address: { burst: 60, perSecond: 1 },
@@ -1296,7 +1296,8 @@ function fits(text: string, graphemes: number, bytes: number): boolean {
  * rate algorithm, ITU-T I.371). For example, with a burst of 20 and 5 per second each token moves that
  * time by 200 ms, and it may be at most 20 × 200 ms = 4 s ahead. */
 
-/** Takes a token from a bucket that is full at `fullAt` (ms). Returns when it will be full then. @throws ApiError rate_limited */
+/** Takes a token from a bucket that is full at `fullAt` (ms). Returns when it will be full then. @throws ApiError
+ * rate_limited */
 function takeToken(rate: keyof typeof RATES, fullAt: number, now: number): number {
   const { burst, perSecond } = RATES[rate];
   const interval = SECOND / perSecond;
@@ -1307,7 +1308,8 @@ function takeToken(rate: keyof typeof RATES, fullAt: number, now: number): numbe
   throw new ApiError("rate_limited", retryAfter(Math.ceil((next - capacity - now) / SECOND)));
 }
 
-/** Counts a post, or an invitation, whose QR code takes a millisecond, against its member's seat. @throws ApiError rate_limited */
+/** Counts a post, or an invitation, whose QR code takes a millisecond, against its member's seat. @throws ApiError
+ * rate_limited */
 function countForSeat({ chat, seat }: Member, { state, now }: RequestContext): void {
   if (state.options.rateLimit === false) return;
   chat.messageBucketFullAt[seat] = takeToken("message", chat.messageBucketFullAt[seat] ?? 0, now);
