@@ -6,6 +6,7 @@ import { execFileSync, spawn } from "node:child_process";
 import { test, type TestContext } from "node:test";
 import { stripVTControlCharacters } from "node:util";
 import { generate } from "lean-qr/nano";
+import { drawQr } from "../../lib/qr.ts";
 import { COMMAND, modulesOf, plainEnvironment, record, SECOND, stringOf, until } from "../lib/helpers.ts";
 
 let count = 0;
@@ -120,11 +121,11 @@ test("beside a VPN that has the default route, a phone on the Wi-Fi gets in", as
   for (const name of ["eth0", "tun0", "docker0", "wg0"]) assert.match(output, new RegExp(` ${name}\\r\\n`));
   const [url = ""] = printedUrls(output);
   assert.deepEqual(phone.request("GET", `${url}/healthz`), { status: "ok" });
-  // The laptop's own browser learns all of them, whichever it opened, and the phone none.
+  // The laptop's own browser learns all of them, with a QR code of the first, whichever it opened, and the phone none.
   for (const own of ["http://localhost:8080", url]) {
-    assert.deepEqual(laptop.request("GET", `${own}/addresses`), { addresses: printedUrls(output) });
+    assert.deepEqual(laptop.request("GET", `${own}/addresses`), { addresses: printedUrls(output), qr: drawQr(url) });
   }
-  assert.deepEqual(phone.request("GET", `${url}/addresses`), { addresses: [] });
+  assert.deepEqual(phone.request("GET", `${url}/addresses`), { addresses: [], qr: "" });
 });
 
 const ROUTES: [what: string, prepare: (laptop: Machine) => void][] = [
