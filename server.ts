@@ -838,7 +838,7 @@ function ownUrls(context: RequestContext): string[] {
  * the site's name as Host, if that name leads here (DNS rebinding). Nor does the client of a proxy count. */
 function isFromThisMachine(context: RequestContext, urls: string[]): boolean {
   const { headers, host = "", socket } = context;
-  if (Object.keys(headers).some((name) => /^(?:x-)?forwarded/.test(name))) return false;
+  if (Object.keys(headers).some((name) => /^(?:(?:x-)?forwarded|via$|x-real-ip$)/.test(name))) return false;
   const [remote, local] = [socket.remoteAddress, socket.localAddress].map((each) => plainAddress(each ?? ""));
   const isSameMachine = isLoopback(remote ?? "") || remote === local;
   const origin = `${ownScheme(context)}://${host}`;
@@ -1133,10 +1133,10 @@ export class Chats {
 /** Crockford's base32: without I, L, O and U. */
 const CODE_DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
-/** Gives all spellings of a code the same form: no hyphens and spaces, upper case, O read as 0, I and L read as 1. */
+/** Gives all spellings of a code the same form: only letters and digits, upper case, O read as 0, I and L read as 1. */
 function foldCode(code: string): string {
   return code
-    .replace(/[\s\p{Pd}]/gu, "")
+    .replace(/[^\p{L}\p{N}]/gu, "")
     .toUpperCase()
     .replaceAll("O", "0")
     .replace(/[IL]/g, "1");

@@ -62,10 +62,10 @@ const VPN_RANGE = /^(?:100\.(?:6[4-9]|[7-9][0-9]|1[01][0-9]|12[0-7])\.|198\.1[89
  * bridge br0 and a Mac's bridge0 are real; br-<hex> is Docker's, and bridge100 and up are for virtual machines. */
 const VIRTUAL_PREFIX = new RegExp(
   `^(?:${[
-    "docker|podman|cni|veth|br-|lxcbr|lxdbr|incusbr|virbr|vnet|flannel|cali|cilium|kube|mpqemubr|dummy|ifb", // Linux
+    "docker|podman|nerdctl|cni|veth|br-|lxcbr|lxdbr|incusbr|virbr|vnet|flannel|cali|cilium|kube|mpqemubr|waydroid|dummy|ifb", // Linux
     "vmnet|vboxnet|vnic|vmenet|bridge1\\d\\d|feth|gif|stf", // macOS, and hypervisors on both
     "u?tun|tap|wg|nordlynx|nordtun|zt|tailscale|ppp|ipsec|xfrm|cscotun|gpd|proton|pvpn|ipv6leak|mullvad|ham\\d|snx|fctvpn",
-    "ww", // mobile data: wwan0, wwp0s20f0u6
+    "ww|rmnet|ccmni", // mobile data: wwan0, wwp0s20f0u6, and Android's rmnet_data0 and ccmni0
   ].join("|")})`,
 );
 

@@ -237,6 +237,17 @@ const CASES: Case[] = [
     "192.168.50.5",
   ],
   [
+    "Linux without internet, beside containers of nerdctl and Waydroid",
+    {
+      lo: LO,
+      nerdctl0: ["fe:9c:1d:00:31:08", "10.4.0.1/24"],
+      waydroid0: ["00:16:3e:00:00:01", "192.168.240.1/24"],
+      wlp1s0: ["a0:29:42:8e:7e:20", "192.168.50.5/24"],
+    },
+    undefined,
+    "192.168.50.5",
+  ],
+  [
     "a campus, where laptops have public addresses, with a VPN",
     { lo: LO, tun0: [NONE, "10.8.0.2/24"], eth0: ["d8:9e:f3:11:22:33", "198.51.100.77/22"] },
     "10.8.0.2",
@@ -283,6 +294,12 @@ const CASES: Case[] = [
     { lo: LO, tun0: [NONE, "10.1.10.1/32"], wlan0: [NONE, "192.168.1.88/24"] },
     "10.1.10.1",
     "192.168.1.88",
+  ],
+  [
+    "Android, which shares its mobile data through a hotspot of its own",
+    { lo: LO, rmnet_data0: [NONE, "10.141.20.7/28"], wlan1: [NONE, "192.168.43.1/24"] },
+    "10.141.20.7",
+    "192.168.43.1",
   ],
   // IPv6
   [

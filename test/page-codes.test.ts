@@ -209,6 +209,31 @@ test("where the host has other addresses, choosing one changes the address, the 
   assert.equal(await page.locator("#shortAddress").textContent(), "192.168.7.7:8080");
 });
 
+test("the offer of other addresses is readable in full, also in German, where it is longest", async (t) => {
+  const site = await startSite(t);
+  const { page } = await newPerson(t, browser, { locale: "de" });
+  await page.route("**/invite", async (route) => {
+    const reply = await route.fetch({ url: route.request().url().replace(site.origin, site.localOrigin) });
+    const body: InviteReply = await reply.json();
+    const magic_link = body.magic_link.replace(/\/\/[^/]+/, "//192.168.7.7:8080");
+    await route.fulfill({ response: reply, json: { ...body, other_links: [{ magic_link, qr: body.qr }] } });
+  });
+  await page.goto(site.origin);
+  await page.locator("#name").fill("Ana");
+  await page.locator("#joinSubmit").click();
+  await page.locator("#addresses").waitFor();
+  const [needed, room] = await page.locator("#addresses").evaluate((select: HTMLSelectElement) => {
+    const { font, paddingInlineStart } = getComputedStyle(select);
+    const pen = document.createElement("canvas").getContext("2d");
+    if (!pen) throw new Error("no canvas");
+    pen.font = font;
+    const arrow = 20;
+    const width = pen.measureText(select.options[0]?.text ?? "").width;
+    return [width, select.clientWidth - 2 * parseFloat(paddingInlineStart) - arrow];
+  });
+  assert.ok(needed > 200 && needed <= room, `${needed} px of text, and room for ${room}`);
+});
+
 test("the text for a bot has a link, two commands that work when pasted, and the manners", async (t) => {
   const site = await startSite(t);
   const { page } = await newPerson(t, browser);
