@@ -296,7 +296,7 @@ const CASES: Case[] = [
     "192.168.1.88",
   ],
   [
-    "Android, which shares its mobile data through a hotspot of its own",
+    "Android with a hotspot, through which it shares its mobile data",
     { lo: LO, rmnet_data0: [NONE, "10.141.20.7/28"], wlan1: [NONE, "192.168.43.1/24"] },
     "10.141.20.7",
     "192.168.43.1",

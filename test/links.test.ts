@@ -255,7 +255,7 @@ for (const [who, options, headers, link] of [
   ],
   ["a proxy of the newer standard", {}, { Host: "localhost:PORT", Forwarded: "for=127.0.0.1" }, ALL[0]],
   ["a proxy that names only itself", {}, { Host: "127.0.0.1:PORT", Via: "1.1 proxy" }, ALL[0]],
-  ["a proxy with a header of its own", {}, { Host: "127.0.0.1:PORT", "X-Real-IP": "192.168.1.9" }, ALL[0]],
+  ["a proxy that names its client in nginx's way", {}, { Host: "127.0.0.1:PORT", "X-Real-IP": "192.168.1.9" }, ALL[0]],
 ] as const satisfies [string, AppOptions, Record<string, string>, unknown][]) {
   testInProcess(`a request from elsewhere learns no address of the machine: ${who}`, async (t) => {
     const server = await startServer(t, { lanAddresses: () => OTHERS, ...options });
