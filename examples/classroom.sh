@@ -37,7 +37,8 @@ cat > $page << END
 <!doctype html><meta charset="utf-8"><title>Watch Party</title>
 <style>
   body { margin: 0; font: 3vmin system-ui, sans-serif; text-align: center }
-  section { min-height: 100vh; break-after: page } h1, p { margin: 1vmin } svg { width: 70vmin; shape-rendering: crispEdges }
+  section { display: flow-root; min-height: 99vh; break-inside: avoid } section + section { break-before: page }
+  h1, p { margin: 1vmin } svg { width: 62vmin; shape-rendering: crispEdges }
   p { font: 5vmin ui-monospace, monospace } b { font-size: 10vmin }
 </style>
 $invites

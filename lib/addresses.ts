@@ -98,7 +98,8 @@ export function rankAddresses(interfaces: Interfaces, defaultRoute?: string): La
   const hasMacs = found.some(({ mac }) => mac !== NO_MAC);
   const rank = (each: Found): number => {
     const isDefault = each.address === defaultRoute;
-    if (isVirtual(each) || (hasMacs && each.mac === NO_MAC)) return isDefault ? 4 : 5;
+    if (isVirtual(each) || (hasMacs && each.mac === NO_MAC)) return isDefault ? 5 : 6;
+    if (isOnVpn(each)) return 4;
     if (each.family === "IPv6") return 3;
     return isDefault ? 0 : 1 + Number(!PRIVATE.test(each.address));
   };
@@ -106,10 +107,14 @@ export function rankAddresses(interfaces: Interfaces, defaultRoute?: string): La
   return usable.toSorted((a, b) => rank(a) - rank(b)).map(({ address, name }) => ({ address, name }));
 }
 
-function isVirtual({ address, name, netmask, mac }: Found): boolean {
+function isVirtual({ name, mac }: Found): boolean {
   if (VIRTUAL_PREFIX.test(name) || VIRTUAL_WORD.test(name) || VIRTUAL_MAC.test(mac)) return true;
-  if (HYPER_V.name.test(name) && HYPER_V.mac.test(mac)) return true;
-  // Nobody else is on a network of one address.
+  return HYPER_V.name.test(name) && HYPER_V.mac.test(mac);
+}
+
+/** Whether an address looks like that of a VPN. Some campuses use the same range, and some rented servers have a network
+ * of one address, so an interface that only looks like this still comes before those that are virtual for certain. */
+function isOnVpn({ address, netmask }: Found): boolean {
   return VPN_RANGE.test(address) || netmask === "255.255.255.255";
 }
 

@@ -254,6 +254,22 @@ const CASES: Case[] = [
     "198.51.100.77",
   ],
   [
+    "a campus with addresses of Tailscale's range, with Tailscale",
+    { lo: LO, tailscale0: [NONE, "100.101.102.103/32"], wlp1s0: ["a0:29:42:8e:7e:20", "100.72.1.5/20"] },
+    "100.101.102.103",
+    "100.72.1.5",
+  ],
+  [
+    "such a campus without internet, beside Docker",
+    {
+      lo: LO,
+      docker0: ["02:42:e4:32:0d:fd", "172.17.0.1/16"],
+      wlp1s0: ["a0:29:42:8e:7e:20", "100.72.1.5/20"],
+    },
+    undefined,
+    "100.72.1.5",
+  ],
+  [
     "a server with a public address",
     { lo: LO, eth0: ["96:00:02:11:22:33", "203.0.113.9/32"], docker0: ["02:42:e4:32:0d:fd", "172.17.0.1/16"] },
     "203.0.113.9",

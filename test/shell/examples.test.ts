@@ -6,9 +6,10 @@ import { test as untimed, type TestContext } from "node:test";
 import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { promisify } from "node:util";
 import { generate } from "lean-qr/nano";
+import { launchBrowser } from "../lib/browser.ts";
 import {
   at,
   freePort,
@@ -259,6 +260,33 @@ test("classroom.sh prints a code and a link per chat, and its page shows them wi
     const dark = size.flatMap((y) => size.filter((x) => qr.get(x, y)).map((x) => `${x} ${y}`));
     assert.deepEqual(new Set(drawn), new Set(dark));
     assert.ok(section.includes(`viewBox="0 0 ${qr.size + 8} ${qr.size + 8}"`));
+  }
+});
+
+test("the page of classroom.sh shows one chat per screen, and prints one per page", async (t) => {
+  const server = await startServer(t);
+  const folder = mkdtempSync(join(tmpdir(), "watch-party-classroom-"));
+  t.after(() => rmSync(folder, { recursive: true }));
+  await promisify(execFile)(`${EXAMPLES}classroom.sh`, ["3", server.base], { cwd: folder });
+  const browser = await launchBrowser();
+  t.after(() => browser.close());
+  const page = await browser.newPage();
+  await page.goto(pathToFileURL(join(folder, "classroom.html")).href);
+  for (const [width, height] of [
+    [1024, 768],
+    [1280, 720],
+    [1920, 1080],
+    [390, 844],
+  ] as const) {
+    await page.setViewportSize({ width, height });
+    const heights = await page.locator("section").evaluateAll((all) => all.map((each) => each.clientHeight));
+    assert.ok(heights.length === 3 && heights.every((each) => each <= height), `${heights.join()} of ${height}`);
+  }
+  for (const format of ["A4", "Letter"]) {
+    for (const landscape of [false, true]) {
+      const pdf = (await page.pdf({ format, landscape })).toString("latin1");
+      assert.deepEqual(pdf.match(/\/Count \d+/g), ["/Count 3"], format);
+    }
   }
 });
 
