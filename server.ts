@@ -390,7 +390,7 @@ function joinChat(context: RequestContext): Reply {
 function makeInvite(context: RequestContext, member: Member): Reply {
   const { chat } = member;
   countForSeat(member, context);
-  const code = context.state.chats.renewCode(chat);
+  const code = context.state.chats.renewCode(chat, context.now);
   const link = makeLink(chat, context.now + LIMITS.sessionMs, context);
   const base = baseUrl(context, true);
   const others = ownUrls(context).filter((url) => url !== base);
@@ -971,10 +971,10 @@ export class Chats {
     return this.#options.now() - time < LIMITS.keyMs;
   }
 
-  /** Makes a chat's code valid for another 30 minutes. Returns it as people write it. */
-  renewCode(chat: Chat): string {
+  /** Makes a chat's code valid for 30 minutes from `now` (ms), the time of its link. Returns it as people write it. */
+  renewCode(chat: Chat, now: number): string {
     if (chat.code === undefined || this.findByCode(chat.code) !== chat) chat.code = this.#newCode();
-    chat.codeExpiresAt = this.#options.now() + LIMITS.codeMs;
+    chat.codeExpiresAt = now + LIMITS.codeMs;
     return `${this.prefix}${chat.code.slice(-8, -4)}-${chat.code.slice(-4)}`;
   }
 

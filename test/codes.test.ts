@@ -93,6 +93,15 @@ testInProcess("the invitation of a code does not outlive the creator's own link"
   assert.equal(redeemedOf(await server.redeem(code)).expires_at, expires_at);
 });
 
+testInProcess("a code and its link are of the same moment, however long the request takes", async (t) => {
+  let now = Date.now();
+  const server = await startServer(t, { now: () => (now += 1) });
+  const [ana] = await server.chat("Ana");
+  const { code, code_expires_at, expires_at } = invitationOf(await ana.invite());
+  assert.equal(Date.parse(expires_at) - Date.parse(code_expires_at), LIMITS.sessionMs - LIMITS.codeMs);
+  assert.equal(redeemedOf(await server.redeem(code)).expires_at, expires_at);
+});
+
 test("a code ends with its invitation and with its chat", async (t) => {
   const server = await startServer(t);
   const [ana] = await server.chat("Ana");

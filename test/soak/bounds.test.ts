@@ -75,7 +75,7 @@ function fill(count: number, seats: number): { chats: ReturnType<typeof createAp
       made.push(chats.join(chat, undefined, `key ${chat.id} ${chat.members.length}`.padEnd(44)));
     }
   }
-  for (const { chat } of made) chats.renewCode(chat);
+  for (const { chat } of made) chats.renewCode(chat, 1e12);
   return { chats, made };
 }
 
