@@ -84,7 +84,7 @@ test("a message that could not be sent is inserted once, and stays at the end wh
   await waitForMessages(page, "fine", "refuse me");
   assert.deepEqual(await readInsertions(page), [
     "You: refuse me",
-    "This message can't be sent. Please change it and try again.RetryDelete",
+    "This message can't be sent. Try writing it differently.RetryDelete",
     "You: fine",
   ]);
 });
