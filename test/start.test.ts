@@ -36,9 +36,11 @@ const NO_NETWORK = `data:text/javascript,${encodeURIComponent(`
 
 describe("starting the program", { concurrency: 4 }, () => {
   test("without --port, the program uses the next free port if 8080 is in use, and prints that", async (t) => {
-    // Another program may be using 8080 already, which works too.
+    // Another program may be using 8080 already, which works too. If it has just stopped, the first start takes 8080.
     await occupyPort(t, 8080).catch(() => 8080);
-    const program = await Program.start(t, ["--host", "127.0.0.1"], { PORT: "", WATCH_PARTY_PORT: "" });
+    const start = () => Program.start(t, ["--host", "127.0.0.1"], { PORT: "", WATCH_PARTY_PORT: "" });
+    const first = await start();
+    const program = first.port === 8080 ? await start() : first;
     assert.ok(program.port > 8080 && program.port < 8280, String(program.port));
     assert.match(program.stdout, /8080/);
     assert.equal((await program.send("GET", "/healthz")).status, 200);
