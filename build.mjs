@@ -181,12 +181,14 @@ async function bundleScript() {
   return numberStrings(script, [...events]);
 }
 
-/** The style with numbers for the names of its variables, except those that the script sets. */
+/** The style with letters for the names of its variables, except those that the script sets. (vnu rejects digits.) */
 function shortenVariables(style, script) {
-  const names = [...new Set(style.match(/--[a-z][\w-]*/g))].filter((name) => !script.includes(name));
-  // Long names first, because one name may begin with another.
-  const ordered = names.toSorted((a, b) => b.length - a.length);
-  return ordered.reduce((css, name, index) => css.replaceAll(name, `--${index}`), style.trim());
+  const isSetByScript = (name) => new RegExp(`${name}\\b`).test(script);
+  const names = [...new Set(style.match(/--[a-z][\w-]*/g))].filter((name) => !isSetByScript(name));
+  return style.trim().replace(/--[a-z][\w-]*/g, (name) => {
+    const index = names.indexOf(name);
+    return index < 0 ? name : `--${(index + 10).toString(36)}`;
+  });
 }
 
 /** Replaces each of these strings, which are in quotes, by its number in quotes, which is shorter. */
