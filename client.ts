@@ -1632,10 +1632,9 @@ function speakCounter(note: string, delay: number): void {
   counterTimer = setTimeout(() => setText(ui.counterSpoken, note), delay);
 }
 
-/** Answers an attempt to send a text that is too long. Screen readers announce only changes, so it clears the old text. */
+/** Answers an attempt to send a text that is too long. Orca ignores the same text, so every second one has a space. */
 function repeatCounter(note: string): void {
-  setText(ui.counterSpoken, "");
-  speakCounter(note, 100);
+  speakCounter(ui.counterSpoken.textContent === note ? `${note}\u00a0` : note, 0);
 }
 
 /** Grows the field with its text from one line to five, then scrolls. Its padding is 10 px above and below. */
@@ -2222,7 +2221,9 @@ function renderStaticTexts(): void {
   for (const element of document.querySelectorAll<HTMLElement>("[data-text], [data-label], [data-placeholder]")) {
     const { text, label, placeholder } = element.dataset;
     if (isTextKey(text)) setText(element, getTemplate(text, 1));
-    if (isTextKey(label)) element.ariaLabel = getTemplate(label, 1);
+    // A tooltip names a symbol for people who point at it, and for screen readers. Both names would be spoken.
+    const name = element.matches("a, button:not(.close)") ? "title" : "ariaLabel";
+    if (isTextKey(label)) element[name] = getTemplate(label, 1);
     if (isTextKey(placeholder)) element.setAttribute("placeholder", getTemplate(placeholder, 1));
   }
 }
@@ -2230,7 +2231,6 @@ function renderStaticTexts(): void {
 /** Shows one of the two screens and brings it up to date. The other one keeps its content, unseen. */
 function render(): void {
   const focused = document.activeElement;
-  if (!ui.chatScreen.hidden && state.screen !== "chat") muteRegions();
   ui.joinScreen.hidden = state.screen === "chat";
   ui.chatScreen.hidden = state.screen !== "chat";
   if (state.screen === "chat") renderChat(state);
@@ -2387,7 +2387,7 @@ function renderChat(chat: ChatState): void {
   // No seats before the members are known: six empty circles would flash up.
   reconcile(ui.seats, chat.isLoaded ? seatRows(chat) : [], drawSeat);
   const online = chat.members.filter((member) => member.online).length;
-  ui.seats.ariaLabel = getText("chat.people", { count: chat.members.length, max: SEATS, online });
+  ui.seats.title = getText("chat.people", { count: chat.members.length, max: SEATS, online });
   setText(ui.unsaved, isUnsaved ? getText("chat.unsaved") : "");
   setText(ui.banner, chat.isOffline ? getText("chat.offline") : "");
   setText(ui.onlineSpoken, chat.isBackOnline ? getText("chat.online") : "");
@@ -2791,6 +2791,9 @@ function drawCommand({ label, command }: CommandRow): HTMLElement {
 /** Removes a chat's content from the screen when the page leaves it: the next chat must not show any of it. */
 function clearChat(): void {
   stopPolling();
+  muteRegions();
+  // A closed dialog returns the focus to its button, and a screen reader would announce a button that is gone.
+  ui.chatScreen.hidden = true;
   for (const dialog of document.querySelectorAll("dialog")) dialog.close();
   ui.list.replaceChildren();
   ui.commands.replaceChildren();
@@ -3019,7 +3022,7 @@ function onStrayKey({ key, target, ctrlKey, metaKey, altKey }: KeyboardEvent): v
   wasPointer = false;
   if (!isText || ctrlKey || metaKey || altKey || isTouch()) return;
   // While a dialog is open, nothing outside it can get the focus.
-  if (target instanceof Element && !target.matches("input, textarea")) ui.message.focus();
+  if (target instanceof Element && !target.matches("input, select, textarea")) ui.message.focus();
 }
 
 /** The log's distance from the top of the window when its size last changed. */

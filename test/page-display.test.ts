@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { after as afterAll, before as beforeAll, test } from "node:test";
 import type { Browser, Page } from "playwright-core";
 import { launchBrowser, newPerson, startSite } from "./lib/browser.ts";
-import { findOverflowing, findSmallTargets, joinByApi, PHONE, start } from "./lib/people.ts";
+import { findOverflowing, findSmallTargets, joinByApi, openPeople, PHONE, start } from "./lib/people.ts";
 import { closeScenes, openScenes, SCENES } from "./lib/scenes.ts";
 
 let browser: Browser;
@@ -114,6 +114,37 @@ test("the label of the seats counts who is in the chat and who is online", async
   const { page } = await newPerson(t, browser);
   await start(page, site);
   await page.getByRole("button", { name: "People: 1 of 6 in the chat, 1 online" }).waitFor();
+});
+
+test("a tooltip says what each symbol is for, the seats look like a button, and the API comes last", async (t) => {
+  const site = await startSite(t);
+  const { page } = await newPerson(t, browser);
+  await start(page, site);
+  const titles = ["#home", "#seats", "#send"].map((id) => page.locator(id).getAttribute("title"));
+  assert.deepEqual(await Promise.all(titles), ["Home, all your chats", "People: 1 of 6 in the chat, 1 online", "Send"]);
+  const edges = ["#seats", "#inviteOpen"].map((id) =>
+    page.locator(id).evaluate((button) => getComputedStyle(button).borderColor),
+  );
+  const [seats, invite] = await Promise.all(edges);
+  assert.equal(seats, invite);
+  await openPeople(page);
+  const buttons = page.getByRole("dialog").getByRole("button");
+  assert.deepEqual(await buttons.allTextContents(), ["", "Leave", "End chat", "Use the API"]);
+});
+
+test("the reason why a message was refused is at the end of the line, below the message", async (t) => {
+  const { page } = await newPerson(t, browser, PHONE);
+  await SCENES["message-refused"](page);
+  const ends = await page.locator(".status span").evaluateAll((all) =>
+    all.map((one) => {
+      const range = document.createRange();
+      range.selectNodeContents(one);
+      return one.getBoundingClientRect().right - range.getBoundingClientRect().right;
+    }),
+  );
+  assert.equal(ends.length, 2);
+  assert.ok(Math.max(...ends) < 1, String(ends));
+  await page.unrouteAll();
 });
 
 test("at 320 pixels the clock beside a long message that is being sent is not cut off", async (t) => {

@@ -108,6 +108,27 @@ async function spendEvening(page: Page, site: TestSite, link: string): Promise<v
   await page.getByText("1 of 6 in the chat").waitFor();
 }
 
+test("a bar that reports a lost connection or the end of the chat does not move the invitation", async (t) => {
+  for (const options of [{}, PHONE, { ...PHONE, viewport: { width: 740, height: 360 } }]) {
+    const { page, jonas } = await startChatWithJonas(t, browser, options);
+    const readPlace = () => page.locator("#invite").boundingBox();
+    const before = await readPlace();
+    assert.ok(before);
+    await page.route(`**/${jonas.chat_id}?**`, (route) => route.abort());
+    await page.evaluate(() => dispatchEvent(new Event("online")));
+    const banner = page.getByText("Connection lost");
+    await banner.waitFor();
+    assert.deepEqual(await readPlace(), before);
+    const [bar, composer] = await Promise.all([banner.boundingBox(), page.locator("#composer").boundingBox()]);
+    assert.ok(bar && composer && bar.y > before.y && bar.y + bar.height <= composer.y + 1, "the bar is below it");
+    await page.unrouteAll();
+    await page.evaluate(() => dispatchEvent(new Event("online")));
+    await banner.waitFor({ state: "hidden" });
+    assert.deepEqual(await readPlace(), before);
+    await page.locator("#inviteClose").click();
+  }
+});
+
 async function copyLink(page: Page): Promise<void> {
   await page.getByRole("button", { name: "Copy" }).click();
   await page.getByText("Copied").waitFor();
@@ -215,27 +236,31 @@ test("the large view says what the QR code is for and how many are in the chat, 
   await page.locator("#large").waitFor({ state: "hidden" });
 });
 
-test("on a phone on its side and at 200 % zoom, the whole invitation fits beside the messages", async (t) => {
-  const { site, page, jonas } = await startChatWithJonas(t, browser);
-  await postByApi(site, jonas, "Hello");
-  await copyLink(page);
-  for (const [width, height] of [
-    [740, 360],
-    [640, 400],
+test("on a phone on its side and at 200 % zoom, what is needed to join is on the screen beside the messages", async (t) => {
+  const site = await startSite(t, { url: "http://192.168.100.200:8080" });
+  const { page } = await newPerson(t, browser);
+  const link = await start(page, site);
+  await postByApi(site, await joinByApi(site, link, "Jonas"), "Hello");
+  await page.locator(".message").waitFor();
+  for (const [width, height, hasAll] of [
+    [740, 360, false],
+    [640, 400, false],
+    [932, 430, true],
   ] as const) {
     await page.setViewportSize({ width, height });
-    const [invite, log, message] = await Promise.all(
-      ["#invite", "#log", ".message"].map((id) => page.locator(id).boundingBox()),
-    );
-    const composer = await page.locator("#composer").boundingBox();
-    assert.ok(invite && log && message && composer);
-    assert.ok(invite.y + invite.height <= composer.y, `the invitation ends above the composer at ${width} pixels`);
+    const readBox = async (id: string) => (await page.locator(id).boundingBox()) ?? assert.fail(id);
+    const [invite, log, message] = [await readBox("#invite"), await readBox("#log"), await readBox(".message")];
+    const composer = await readBox("#composer");
     assert.ok(log.x >= invite.x + invite.width && message.y + message.height <= composer.y, "the log is beside it");
-    const qr = await page.locator("#qr").boundingBox();
-    assert.ok(qr && qr.width === qr.height, "the QR code is still a square");
-    const code = await page.locator("#code").boundingBox();
-    const link = await page.locator("#link").boundingBox();
-    assert.ok(code && link && link.x > code.x + code.width, "the link is beside its QR code");
+    for (const id of ["#inviteTitle", "#code", "#inviteCount", "#joinCode", "#link", "#copy", "#sameWifi"]) {
+      const { y, height: own } = await readBox(id);
+      assert.ok(y >= log.y && y + own <= composer.y, `${id} is on the screen at ${width} pixels`);
+    }
+    if (hasAll) assert.ok(invite.y + invite.height <= composer.y, `everything is on the screen at ${width} pixels`);
+    const qr = await readBox("#qr");
+    assert.equal(qr.width, qr.height, "the QR code is still a square");
+    const [code, field] = [await readBox("#code"), await readBox("#link")];
+    assert.ok(field.x > code.x + code.width, "the link is beside its QR code");
   }
 });
 

@@ -209,10 +209,15 @@ test("a screen reader hears how much too long a message is: after a pause in typ
   await box.fill("x".repeat(2102));
   await box.press("x");
   assert.deepEqual(await readSpoken(), [], "not while typing");
-  await waitForSpoken(["103 characters too long"]);
+  const expected = ["103 characters too long"];
+  await waitForSpoken(expected);
   assert.equal(await box.getAttribute("aria-invalid"), "true");
-  await box.press("Enter");
-  await waitForSpoken(["103 characters too long", "", "103 characters too long"]);
+  // A screen reader may ignore a text that is the same as before, so a space makes the difference.
+  for (const spoken of ["103 characters too long\u00a0", "103 characters too long"]) {
+    await box.press("Enter");
+    expected.push(spoken);
+    await waitForSpoken(expected);
+  }
   await box.fill("short");
   assert.equal(await box.getAttribute("aria-invalid"), "false");
 });
@@ -245,6 +250,28 @@ test("typing after a dialog was closed goes to the message field, and the space 
   assert.equal(await box.inputValue(), " spaced");
 });
 
+test("typing in a list of choices stays there", async (t) => {
+  const { page } = await startChatWithJonas(t, browser);
+  await page.locator("#addresses").evaluate((list) => list.removeAttribute("hidden"));
+  await page.locator("#addresses").focus();
+  await page.keyboard.type("1");
+  assert.equal(await readFocus(page), "addresses");
+});
+
+test("a person who leaves hears nothing of the buttons that disappear", async (t) => {
+  const { page } = await startChatWithJonas(t, browser);
+  await openPeople(page);
+  await page.getByRole("button", { name: "Leave" }).click();
+  await page.evaluate(() => {
+    const focused: string[] = [];
+    Object.assign(window, { focused });
+    document.addEventListener("focusin", ({ target }) => focused.push(target instanceof Element ? target.id : ""));
+  });
+  await page.getByRole("dialog", { name: "Leave" }).getByRole("button", { name: "Leave" }).press("Enter");
+  await waitForNotice(page, /You left the chat/);
+  assert.deepEqual(await page.evaluate(() => Reflect.get(window, "focused")), ["confirm", "name"]);
+});
+
 test("if the focused button disappears, the focus goes to the message field, or to the heading in a dialog", async (t) => {
   const { page, jonas, site } = await startChatWithJonas(t, browser);
   await page.getByRole("button", { name: "Close" }).click();
@@ -255,6 +282,7 @@ test("if the focused button disappears, the focus goes to the message field, or 
   );
   for (const name of ["Delete", "Retry"]) {
     await sendMessage(page, "hello");
+    await page.getByRole("button", { name }).waitFor();
     if (name === "Retry") await page.unrouteAll();
     await page.getByRole("button", { name }).click();
     assert.equal(await readFocus(page), "message", `after ${name}`);
