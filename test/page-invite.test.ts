@@ -129,6 +129,16 @@ test("a bar that reports a lost connection or the end of the chat does not move 
   }
 });
 
+test("a long status does not move the list of addresses below it", async (t) => {
+  const { page } = await startChatWithJonas(t, browser);
+  const readHeight = async () => (await page.locator("#inviteMore").boundingBox())?.height;
+  const before = await readHeight();
+  await page.getByRole("button", { name: "Replace the link…" }).click();
+  await page.getByRole("button", { name: "Replace", exact: true }).click();
+  await page.getByText("The old one no longer works").waitFor();
+  assert.equal(await readHeight(), before);
+});
+
 async function copyLink(page: Page): Promise<void> {
   await page.getByRole("button", { name: "Copy" }).click();
   await page.getByText("Copied").waitFor();
