@@ -66,6 +66,9 @@ test("bubbles and seats have an edge in forced colors and on paper", async (t) =
   assert.ok((await readEdges()).includes("none"));
   await page.emulateMedia({ forcedColors: "active" });
   assert.deepEqual(await readEdges(), ["solid"]);
+  // An emoji has no bubble.
+  const edge = await page.locator(".emoji").evaluateAll((all) => all.map((one) => getComputedStyle(one).borderStyle));
+  assert.deepEqual([...new Set(edge)], ["none"]);
   await page.emulateMedia({ forcedColors: "none", media: "print" });
   assert.deepEqual(await readEdges(), ["solid"]);
 });
