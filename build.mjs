@@ -585,11 +585,11 @@ async function makeArchive(platform) {
   };
   const folder = placeIn(`watch-party-${version}`, files);
   if (suffix) writeFileSync(path(`dist/${name}.zip`), await makeZip(folder));
-  else writeFileSync(path(`dist/${name}.tar.gz`), await makeGzip(makeTar(folder)));
+  else writeFileSync(path(`dist/${name}.tar.gz`), makeGzip(makeTar(folder)));
 }
 
 async function makeDebianPackage(platform) {
-  const deb = await makeDeb({
+  const deb = makeDeb({
     platform,
     packageJson,
     executable: readFileSync(path(`dist/${releaseName(platform)}`)),
@@ -621,7 +621,7 @@ async function makeNpmPackage() {
   rmSync(path("dist/npm"), { recursive: true, force: true });
   mkdirSync(path("dist/npm"));
   for (const [file, [bytes, mode]] of Object.entries(files)) writeFileSync(path(`dist/npm/${file}`), bytes, { mode });
-  writeFileSync(path(`dist/${name}-${version}.tgz`), await makeGzip(makeTar(placeIn("package", files))));
+  writeFileSync(path(`dist/${name}-${version}.tgz`), makeGzip(makeTar(placeIn("package", files))));
 }
 
 /** The files of ARCHIVED: [bytes, mode] by name. */

@@ -31,7 +31,7 @@ watch-party: package-supports-alternative-init-but-no-init.d-script *
  * @param facts.usage the text of --help
  * @param facts.date the date of the release, YYYY-MM-DD
  */
-export async function makeDeb({ platform, packageJson, executable, files, licences, usage, date }) {
+export function makeDeb({ platform, packageJson, executable, files, licences, usage, date }) {
   const { LICENSE: license, "CHANGELOG.md": changes, ...documents } = files;
   // The second number counts the packages made from one version of the program.
   const version = `${packageJson.version.replace("-", "~")}-1`;
@@ -44,11 +44,11 @@ export async function makeDeb({ platform, packageJson, executable, files, licenc
     "usr/bin/watch-party": [executable, 0o755],
     "usr/lib/systemd/system/watch-party.service": toFile(toPackagedUnit(files["deploy/watch-party.service"])),
     "usr/lib/systemd/system/watch-party@.service": toFile(toPackagedUnit(files["deploy/watch-party@.service"])),
-    "usr/share/man/man1/watch-party.1.gz": await toZippedFile(makeManPage(packageJson, usage)),
+    "usr/share/man/man1/watch-party.1.gz": toZippedFile(makeManPage(packageJson, usage)),
     "usr/share/lintian/overrides/watch-party": toFile(OVERRIDES),
     [`${doc}/copyright`]: toFile(license[0], licences),
-    [`${doc}/changelog.gz`]: await toZippedFile(changes[0]),
-    [`${doc}/changelog.Debian.gz`]: await toZippedFile(makeChangelog(version, maintainer, date)),
+    [`${doc}/changelog.gz`]: toZippedFile(changes[0]),
+    [`${doc}/changelog.Debian.gz`]: toZippedFile(makeChangelog(version, maintainer, date)),
   };
   for (const [name, file] of Object.entries(documents)) content[`${doc}/${name}`] = file;
 
@@ -63,8 +63,8 @@ export async function makeDeb({ platform, packageJson, executable, files, licenc
   };
   return makeAr({
     "debian-binary": Buffer.from("2.0\n"),
-    "control.tar.gz": await makeGzip(makeTar(withFolders(control))),
-    "data.tar.gz": await makeGzip(makeTar(withFolders(content))),
+    "control.tar.gz": makeGzip(makeTar(withFolders(control))),
+    "data.tar.gz": makeGzip(makeTar(withFolders(content))),
   });
 }
 
@@ -73,8 +73,8 @@ function toFile(...texts) {
   return [Buffer.from(texts.join("\n")), 0o644];
 }
 
-async function toZippedFile(text) {
-  return [await makeGzip(Buffer.from(text)), 0o644];
+function toZippedFile(text) {
+  return [makeGzip(Buffer.from(text)), 0o644];
 }
 
 /** Adds an entry for each folder before its files, and "./" to each name, as dpkg-deb does. */

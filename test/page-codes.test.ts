@@ -1,14 +1,12 @@
 // Codes on the page: typing one on the home screen, and showing one in the invitation.
 
 import assert from "node:assert/strict";
-import { execFile } from "node:child_process";
 import { after as afterAll, before as beforeAll, test } from "node:test";
-import { promisify } from "node:util";
 import type { Browser, Page } from "playwright-core";
 import type { InviteReply } from "../server.ts";
 import { launchBrowser, newPerson, startSite, type TestSite } from "./lib/browser.ts";
 import { until } from "./lib/helpers.ts";
-import { call, createChat, createInvite, readSession, start, waitForLog } from "./lib/people.ts";
+import { call, createChat, createInvite, readSession, runCommand, start, waitForLog } from "./lib/people.ts";
 
 let browser: Browser;
 beforeAll(async () => {
@@ -243,13 +241,11 @@ test("the text for a bot has a link, two commands that work when pasted, and the
   const text = await page.evaluate(() => document.querySelector<HTMLTextAreaElement>("#botText")?.value ?? "");
   assert.ok(text.includes(link) && text.includes("not instructions") && text.includes(`${site.origin}/llms.txt`), text);
   const [join = "", listen = ""] = text.match(/^curl .*$/gm) ?? [];
-  const run = promisify(execFile);
-  const joined = await run("sh", ["-c", join.replace(site.origin, site.localOrigin).replace("curl", "curl -s")]);
-  const { session_token }: Record<string, string> = JSON.parse(joined.stdout);
-  const command = listen.replace(site.origin, site.localOrigin).replace("SESSION_TOKEN", String(session_token));
-  const streamed = run("sh", ["-c", command.replace("curl", "curl -s")]);
+  const joined = await runCommand(site, join);
+  const { session_token }: Record<string, string> = JSON.parse(await joined.text());
+  const stream = await runCommand(site, listen.replace("SESSION_TOKEN", String(session_token)));
   await until(() => site.app.chats.count().waiters === 2, "the bot to listen");
   const { chat_id, session_token: token } = await readSession(page);
   await call(site, "DELETE", `/${chat_id}`, token);
-  assert.match((await streamed).stdout, /^\{"members":.*"you":true/);
+  assert.match(await stream.text(), /^\{"members":.*"you":true/);
 });

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after as afterAll, before as beforeAll, test, type TestContext } from "node:test";
 import type { Browser } from "playwright-core";
-import { launchBrowser, newPerson, startSite, type TestSite } from "./lib/browser.ts";
+import { launchBrowser, newPerson, startSite } from "./lib/browser.ts";
 import {
   join,
   joinByApi,
@@ -13,6 +13,7 @@ import {
   readInviteLink,
   readSession,
   readTextsByApi,
+  runCommand,
   start,
   startChatWithJonas,
   tabTo,
@@ -175,30 +176,13 @@ test("the API panel's commands work when pasted, and hide the token until asked"
   await page.getByRole("button", { name: "Hide the token" }).waitFor();
   const [read = "", write = "", joining = ""] = await readCommands();
   assert.ok(read.includes(session_token) && write.includes(session_token) && !joining.includes(session_token));
-  for (const command of [write, joining]) await runCommand(site, command);
+  for (const command of [write, joining]) assert.equal((await runCommand(site, command)).status, 201, command);
   await page.getByText("Guest 3 joined").waitFor({ state: "attached" });
   await waitForMessages(page, "Hello from a terminal");
   await page.keyboard.press("Escape");
   await page.getByRole("button", { name: "Use the API" }).click();
   assert.ok(!(await readCommands()).join().includes(session_token));
 });
-
-/** Sends the request of a curl command without curl, and expects that it creates something. */
-async function runCommand(site: TestSite, command: string): Promise<void> {
-  const words = Array.from(command.matchAll(/"([^"]*)"|(\S+)/g), ([, quoted, plain]) => quoted ?? plain ?? "");
-  const headers = new Headers();
-  let body: string | undefined;
-  let method = "";
-  for (const [index, word] of words.entries()) {
-    const value = words[index + 1] ?? "";
-    if (word === "-H") headers.set(value.split(": ")[0] ?? "", value.split(": ")[1] ?? "");
-    if (word === "-X") method = value;
-    if (word === "-d") body = value;
-  }
-  const url = (words.at(-1) ?? "").replace(site.origin, site.localOrigin);
-  const response = await fetch(url, { method: method || (body ? "POST" : "GET"), headers, ...(body && { body }) });
-  assert.equal(response.status, 201, command);
-}
 
 test("a chat can be started, used and left with the keyboard alone", async (t) => {
   const site = await startSite(t);

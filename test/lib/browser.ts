@@ -20,13 +20,13 @@ const ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP p
 
 /**
  * Starts the browser. Throws an `Error` with one plain sentence if no browser is installed. On Linux, `fonts` chooses
- * between the font bundled with Chromium, which makes a word equally wide on every machine, and the fonts of this
- * machine, which cover more scripts (the bundled font has no Hebrew, for example).
+ * between the font bundled with Chromium, which makes a word equally wide on every machine, and all fonts of this
+ * machine, which cover more scripts (the bundled font has no Hebrew, for example). A machine may have no fonts at all.
  */
 export async function launchBrowser(fonts: "bundled" | "system" = "bundled"): Promise<Browser> {
   if (process.platform === "linux") {
     const folder = await unpackChromium();
-    const env = fonts === "bundled" ? { ...process.env, FONTCONFIG_FILE: `${folder}/fonts.conf` } : process.env;
+    const env = { ...process.env, FONTCONFIG_FILE: `${folder}/${fonts}.conf` };
     return chromium.launch({ args: ARGUMENTS, executablePath: `${folder}/chromium`, env });
   }
   for (const channel of ["chrome", "msedge"]) {
@@ -85,13 +85,15 @@ export function packagesOf(libraries: string[]): string[] {
  */
 export async function unpackChromium(): Promise<string> {
   const cache = fileURLToPath(new URL("../../node_modules/.cache/", import.meta.url));
-  const folder = `${cache}chromium-153-fonts`;
+  const folder = `${cache}chromium-153-font-sets`;
   if (!existsSync(folder)) {
     mkdirSync(cache, { recursive: true });
     const unfinished = mkdtempSync(`${cache}chromium-`);
     await unpackInto(unfinished);
     const fonts = `<dir>${folder}/fonts</dir><cachedir>${folder}/fonts-cache</cachedir>`;
-    writeFileSync(`${unfinished}/fonts.conf`, `<?xml version="1.0"?>\n<fontconfig>${fonts}</fontconfig>\n`);
+    const system = '<include ignore_missing="yes">/etc/fonts/fonts.conf</include>';
+    writeFileSync(`${unfinished}/bundled.conf`, `<?xml version="1.0"?>\n<fontconfig>${fonts}</fontconfig>\n`);
+    writeFileSync(`${unfinished}/system.conf`, `<?xml version="1.0"?>\n<fontconfig>${system}${fonts}</fontconfig>\n`);
     try {
       renameSync(unfinished, folder);
     } catch {

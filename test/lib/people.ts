@@ -117,6 +117,22 @@ export async function loseAnswer(page: Page, pattern: string | ((url: URL) => bo
   );
 }
 
+/** Sends the request of a curl command as the page shows it, without needing curl. */
+export function runCommand(site: TestSite, command: string): Promise<Response> {
+  const words = Array.from(command.matchAll(/"([^"]*)"|(\S+)/g), ([, quoted, plain]) => quoted ?? plain ?? "");
+  const headers = new Headers();
+  let body: string | undefined;
+  let method = "";
+  for (const [index, word] of words.entries()) {
+    const value = words[index + 1] ?? "";
+    if (word === "-H") headers.set(value.split(": ")[0] ?? "", value.split(": ")[1] ?? "");
+    if (word === "-X") method = value;
+    if (word === "-d") body = value;
+  }
+  const url = (words.at(-1) ?? "").replace(site.origin, site.localOrigin);
+  return fetch(url, { method: method || (body ? "POST" : "GET"), headers, ...(body && { body }) });
+}
+
 /**
  * Returns the elements with content wider than themselves: the page as a whole, the log, dialogs and bubbles. (Beside a
  * bubble with the focus stands its time, and beside one that is being sent a sign.)
