@@ -274,6 +274,20 @@ test("on a phone on its side and at 200 % zoom, what is needed to join is on the
   }
 });
 
+test("in a laptop's window and on a phone, Copy stays in view when messages arrive below the invitation", async (t) => {
+  const { site, page, jonas } = await startChatWithJonas(t, browser);
+  for (const text of ["Hello", "Are you there?"]) await postByApi(site, jonas, text);
+  await page.locator(".message").nth(1).waitFor();
+  for (const [width, height] of [
+    [1366, 650],
+    [390, 664],
+  ] as const) {
+    await page.setViewportSize({ width, height });
+    const [copy, log] = [await page.locator("#copy").boundingBox(), await page.locator("#log").boundingBox()];
+    assert.ok(copy && log && copy.y + copy.height <= log.y, `${width} by ${height} pixels`);
+  }
+});
+
 // ---------------------------------------------------------------------------------------------------------
 // The way into the next chat.
 
