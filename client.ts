@@ -1983,8 +1983,13 @@ async function leaveWith(
   notice: string,
   leaving: Promise<Answer<unknown>>,
 ): Promise<Failure | undefined> {
+  // The open poll ends with the session. If its answer came first, the end page would flash up.
+  stopPolling();
   const answer = await leaving;
-  if (!answer.isOk && !endsSession(answer.code)) return answer;
+  if (!answer.isOk && !endsSession(answer.code)) {
+    startPolling();
+    return answer;
+  }
   forgetChat(chatId);
   showHome(notice, true);
   return undefined;
