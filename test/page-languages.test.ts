@@ -1,7 +1,7 @@
 // The page in other languages than English, in Chromium.
 
 import assert from "node:assert/strict";
-import { after as afterAll, before as beforeAll, suite, test, type TestContext } from "node:test";
+import { after as afterAll, before as beforeAll, suite, test } from "node:test";
 import type { Browser, Page } from "playwright-core";
 import { launchBrowser, newPerson, startSite } from "./lib/browser.ts";
 import {
@@ -14,7 +14,7 @@ import {
   start,
   waitForMessages,
 } from "./lib/people.ts";
-import { closeScenes, DUPLICATES, openScenes, type Scene, SCENES } from "./lib/scenes.ts";
+import { closeScenes, DUPLICATES, openScenes, SCENES } from "./lib/scenes.ts";
 import { LANGUAGES, languageOf } from "./lib/texts.ts";
 
 let browser: Browser;
@@ -35,7 +35,9 @@ for (const language of EXAMPLES) {
   suite(`in ${language}, every state fits on the narrowest phone and is accessible`, { concurrency: 2 }, () => {
     for (const [name, scene] of Object.entries(SCENES)) {
       test(name, async (t) => {
-        const page = await openIn(t, language, scene);
+        const { page } = await newPerson(t, browser, { ...PHONE, locale: language });
+        await scene(page);
+        await assertFits(page, language);
         // test/page-states.test.ts does this for a page from left to right.
         if (language !== "de" && !DUPLICATES.has(name)) assert.deepEqual(await findViolations(page, "structure"), []);
       });
@@ -49,26 +51,26 @@ const NARROW = ["home", "join", "chat-new", "dialog-people-creator", "dialog-rem
 suite("in every other language, home and invitation fit on the narrowest phone", { concurrency: 2 }, () => {
   for (const language of LANGUAGES) {
     if (EXAMPLES.includes(language)) continue;
-    for (const name of NARROW) {
-      test(`${language} ${name}`, async (t) => {
-        await openIn(t, language, SCENES[name]);
-      });
-    }
+    test(language, async (t) => {
+      const { page } = await newPerson(t, browser, { ...PHONE, locale: language });
+      for (const name of NARROW) {
+        await SCENES[name](page);
+        await assertFits(page, language);
+      }
+    });
   }
 });
 
-/** Opens a scene in a language, and checks its direction and that everything fits at 320 and 390 pixels. */
-async function openIn(t: TestContext, language: string, scene: Scene): Promise<Page> {
-  const { page } = await newPerson(t, browser, { ...PHONE, locale: language });
-  await scene(page);
+/** Checks that the page is in this language, in its direction, and that everything fits at 320 and 390 pixels. */
+async function assertFits(page: Page, language: string): Promise<void> {
   assert.equal(await languageOf(page), language);
   const direction = ["ar", "he"].includes(language) ? "rtl" : "ltr";
   assert.equal(await page.evaluate(() => getComputedStyle(document.body).direction), direction);
   for (const width of [390, 320]) {
     await page.setViewportSize({ width, height: width === 390 ? 844 : 568 });
-    assert.deepEqual([...(await findOverflowing(page)), ...(await findCutTexts(page))], [], `at ${width} pixels`);
+    const problems = [...(await findOverflowing(page)), ...(await findCutTexts(page))];
+    assert.deepEqual(problems, [], `${await page.title()} at ${width} pixels`);
   }
-  return page;
 }
 
 test("six people read one chat in six languages", async (t) => {

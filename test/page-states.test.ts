@@ -19,7 +19,7 @@ afterAll(async () => {
   await closeScenes();
 });
 
-suite("every state is accessible and fits, in light and dark, on phones and desktops", { concurrency: 2 }, () => {
+suite("every state is accessible and fits, on a phone in dark and on a desktop in light", { concurrency: 2 }, () => {
   for (const [name, scene] of Object.entries(SCENES)) {
     if (!DUPLICATES.has(name)) test(name, (t) => assertUsable(t, scene));
   }
@@ -30,7 +30,7 @@ async function assertUsable(t: TestContext, scene: Scene): Promise<void> {
   await scene(page);
   await assertFits(page);
   assert.deepEqual(await findViolations(page, "structure"), []);
-  await assertContrast(page);
+  await assertContrast(page, "dark");
   // This is how a screen of 1280 by 800 pixels looks to the page at 200 % zoom.
   await resize(page, 640, 400);
   await assertFits(page);
@@ -39,7 +39,7 @@ async function assertUsable(t: TestContext, scene: Scene): Promise<void> {
   await assertFits(page);
   await resize(page, 1280, 800);
   await assertFits(page);
-  await assertContrast(page);
+  await assertContrast(page, "light");
   await page.context().setOffline(false);
 }
 
@@ -50,15 +50,9 @@ async function resize(page: Page, width: number, height: number): Promise<void> 
   await page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
 }
 
-async function assertContrast(page: Page): Promise<void> {
-  for (const colorScheme of ["dark", "light"] as const) {
-    await page.emulateMedia({ colorScheme });
-    assert.deepEqual(
-      await findViolations(page, "contrast"),
-      [],
-      `${colorScheme}, ${page.viewportSize()?.width} pixels wide`,
-    );
-  }
+async function assertContrast(page: Page, colorScheme: "dark" | "light"): Promise<void> {
+  await page.emulateMedia({ colorScheme });
+  assert.deepEqual(await findViolations(page, "contrast"), [], colorScheme);
 }
 
 async function assertFits(page: Page): Promise<void> {

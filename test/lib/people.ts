@@ -1,8 +1,10 @@
 // Actions of people on the page, and API calls beside it, for the tests in a browser.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import type { TestContext } from "node:test";
-import axe from "axe-core";
+import { fileURLToPath } from "node:url";
+import type axe from "axe-core";
 import type { Browser, BrowserContextOptions, Page } from "playwright-core";
 import type { InviteReply, MessageView, Session } from "../../server.ts";
 import { newPerson, startSite, type TestSite, toLocal } from "./browser.ts";
@@ -172,7 +174,7 @@ export function findSmallTargets(page: Page): Promise<string[]> {
  * Runs axe itself, because axe's package for Playwright takes eight times as long for a page without frames.
  */
 export async function findViolations(page: Page, subject: "contrast" | "structure"): Promise<string[]> {
-  if (!(await page.evaluate(() => "axe" in window))) await page.evaluate(axe.source);
+  if (!(await page.evaluate(() => "axe" in window))) await page.evaluate(AXE);
   return page.evaluate(async (isContrast) => {
     const { violations } = await window.axe.run(document, {
       resultTypes: ["violations"],
@@ -181,6 +183,8 @@ export async function findViolations(page: Page, subject: "contrast" | "structur
     return violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" ")}`);
   }, subject === "contrast");
 }
+
+const AXE = readFileSync(fileURLToPath(import.meta.resolve("axe-core/axe.min.js")), "utf8");
 
 /** Presses Tab, or `key`, until the element with this id has the focus. */
 export async function tabTo(page: Page, id: string, key = "Tab"): Promise<void> {
