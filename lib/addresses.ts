@@ -113,7 +113,7 @@ function isVirtual({ name, mac }: Found): boolean {
 }
 
 /** Whether an address looks like that of a VPN. Some campuses use the same range, and some rented servers have a network
- * of one address, so an interface that only looks like this still comes before those that are virtual for certain. */
+ * of one address, so an interface that only looks like this still ranks above the ones that are certainly virtual. */
 function isOnVpn({ address, netmask }: Found): boolean {
   return VPN_RANGE.test(address) || netmask === "255.255.255.255";
 }
