@@ -50,6 +50,9 @@ if (isExecutable) {
   if (process.platform === "linux") options.push("--test-coverage-lines=100", "--test-coverage-branches=95");
 }
 
+// Each test file and each started program loads the same modules. This keeps what V8 made of them.
+if (!isExecutable) env["NODE_COMPILE_CACHE"] = resolve(root, "node_modules/.cache/compiled");
+
 const files = isExecutable || parameters.length === 0 ? namesOf(isExecutable) : parameters;
 for (const file of files) if (!existsSync(resolve(root, file))) fail(`There is no ${file}.`);
 // Checked once here, because each test of the page would fail for the same reason.
